@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "arch/arch.h"
+#include "arch/x86_64/acpi.h"
+#include "arch/x86_64/boot.h"
+#include "arch/x86_64/layout.h"
+#include "arch/x86_64/platform.h"
+#include "arch/x86_64/vcpu.h"
+#include "vm/log.h"
+#include "vm/serial.h"
+#include "vm/vcpu.h"
+#include "vm/vm.h"
+
+struct arch_vm {
+	struct platform *platform;
+	struct serial *serial;
+};
+
+static const struct kvm_cap caps[] = {
+	KVM_CAP_ROW(SET_TSS_ADDR, true, "the TSS pages that Intel's real-mode emulation needs"),
+	KVM_CAP_ROW(SET_IDENTITY_MAP_ADDR, true, "the identity map page, same reason"),
+	KVM_CAP_ROW(PIT2, true, "the timer that a kernel without ACPI falls back to"),
+	KVM_CAP_ROW(EXT_CPUID, true, "CPUID"),
+	KVM_CAP_ROW(TSC_DEADLINE_TIMER, false, "the TSC deadline timer, cheaper than the LAPIC's own"),
+	KVM_CAP_ROW(GET_TSC_KHZ, false, "the TSC's frequency in CPUID"),
+	{ 0 },
+};
+
+const struct kvm_cap *const arch_kvm_caps = caps;
+
+/*
+ * What this machine's kernels are told before the user's words: the serial port is the console, there is one of it, a panic
+ * restarts, and there is no PCI to look for.
+ */
+static const char own_words[] = "console=ttyS0 8250.nr_uarts=1 panic=1 pci=off";
+
+int arch_vm_init(struct vm *vm)
+{
+	uint64_t identity = LAYOUT_IDENTITY_MAP;
+	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
+	int ret;
+
+	vm->arch = calloc(1, sizeof(*vm->arch));
+	if (!vm->arch)
+		return -ENOMEM;
+	/* In this order, and before the first vCPU: KVM says EINVAL or EEXIST otherwise. */
+	ret = kvm_ioctl_val(vm->fd, KVM_SET_TSS_ADDR, LAYOUT_TSS);
+	if (ret < 0)
+		return ret;
+	ret = kvm_ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
+	if (ret < 0)
+		return ret;
+	ret = kvm_ioctl_val(vm->fd, KVM_CREATE_IRQCHIP, 0);
+	if (ret < 0)
+		return ret;
+	ret = kvm_ioctl(vm->fd, KVM_CREATE_PIT2, &pit);
+	return ret < 0 ? ret : 0;
+}
+
+int arch_vm_finish(struct vm *vm)
+{
+	return 0;
+}
+
+void arch_vm_fini(struct vm *vm)
+{
+	if (!vm->arch)
+		return;
+	platform_destroy(vm->arch->platform);
+	serial_destroy(vm->arch->serial);
+	free(vm->arch);
+	vm->arch = NULL;
+}
+
+static void serial_irq(void *opaque, bool level)
+{
+	struct vm *vm = opaque;
+
+	irq_set_level(&vm->irqs, LAYOUT_COM1_GSI, level);
+}
+
+int arch_devices(struct vm *vm, struct console *console)
+{
+	int ret;
+
+	ret = platform_create(&vm->arch->platform, vm);
+	if (ret)
+		return ret;
+	ret = serial_create(&vm->arch->serial, console, serial_irq, vm);
+	if (ret)
+		return ret;
+	return bus_add(&vm->pio, LAYOUT_COM1, SERIAL_REGS, serial_access, vm->arch->serial, "COM1");
+}
+
+void arch_power_button(struct vm *vm)
+{
+	platform_power_button(vm->arch->platform);
+}
+
+int arch_boot(struct vm *vm, const struct arch_boot *boot)
+{
+	struct boot_files files = { .kernel = boot->kernel, .initrd = boot->initrd };
+	struct boot_entry entry;
+	char *cmdline;
+	int ret;
+
+	ret = acpi_build(&vm->mem, vm->nr_vcpus, boot->nr_virtio, &files.rsdp);
+	if (ret)
+		return ret;
+	if (boot->cmdline_only)
+		ret = asprintf(&cmdline, "%s", boot->cmdline);
+	else
+		ret = asprintf(&cmdline, "%s%s%s", own_words, *boot->cmdline ? " " : "", boot->cmdline);
+	if (ret < 0)
+		return -ENOMEM;
+	files.cmdline = cmdline;
+	ret = boot_load(&vm->mem, &files, &entry);
+	free(cmdline);
+	if (ret)
+		return ret;
+	return vcpu_set_entry(&vm->vcpus[0], &entry);
+}

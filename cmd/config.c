@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/config.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "vm/conf.h"
+#include "vm/log.h"
+#include "vm/memory.h"
+
+#define DEFAULT_MEMORY	     (256ull << 20)
+#define DEFAULT_STOP_TIMEOUT 30
+
+/* What a setter answers: NULL, or why the value is refused. */
+typedef const char *why_t;
+
+static const char out_of_memory[] = "out of memory";
+
+static why_t set_string(char **field, const char *value)
+{
+	char *copy = strdup(value);
+
+	if (!copy)
+		return out_of_memory;
+	free(*field);
+	*field = copy;
+	return NULL;
+}
+
+static why_t set_path(char **field, const char *value)
+{
+	return *value ? set_string(field, value) : "a path is missing";
+}
+
+static why_t set_bool(bool *field, const char *value)
+{
+	return conf_bool(value, field) ? "yes or no is expected" : NULL;
+}
+
+static why_t set_name(struct guest_config *c, const char *value)
+{
+	size_t len = strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
+
+	if (!len || value[len] || len > 63 || *value == '.')
+		return "a name has 1 to 63 letters, digits, '-', '_' and '.', and no '.' in front";
+	return set_string(&c->name, value);
+}
+
+static why_t set_kernel(struct guest_config *c, const char *value)
+{
+	return set_path(&c->kernel, value);
+}
+
+static why_t set_initrd(struct guest_config *c, const char *value)
+{
+	return set_path(&c->initrd, value);
+}
+
+static why_t set_cmdline(struct guest_config *c, const char *value)
+{
+	return set_string(&c->cmdline, value);
+}
+
+static why_t set_cmdline_only(struct guest_config *c, const char *value)
+{
+	return set_bool(&c->cmdline_only, value);
+}
+
+static why_t set_cpus(struct guest_config *c, const char *value)
+{
+	unsigned long n;
+
+	if (conf_number(value, 1, 4096, &n))
+		return "a number of CPUs, 1 and up, is expected";
+	c->cpus = (unsigned int)n;
+	return NULL;
+}
+
+static why_t set_memory(struct guest_config *c, const char *value)
+{
+	char size[32];
+	const char *comma = strchr(value, ',');
+	size_t len = comma ? (size_t)(comma - value) : strlen(value);
+	uint64_t bytes;
+
+	if (len >= sizeof(size))
+		return "a size like 512M or 4G is expected";
+	memcpy(size, value, len);
+	size[len] = '\0';
+	if (memory_parse_size(size, &bytes))
+		return "a size like 512M or 4G is expected";
+	/* Whole huge pages: a part of one helps nobody, and a page of any host divides it. */
+	if (!bytes || bytes & ((2 << 20) - 1))
+		return "a multiple of 2 MiB is expected (a bare number counts bytes: 512M, 4G)";
+	c->hugepages = false;
+	if (comma) {
+		if (strcmp(comma + 1, "hugepages"))
+			return "only \"hugepages\" may follow the size";
+		c->hugepages = true;
+	}
+	c->memory = bytes;
+	return NULL;
+}
+
+static why_t console_spec(char **field, const char *value)
+{
+	static const char *const plain[] = { "stdio", "null", "pty" };
+
+	for (unsigned int i = 0; i < sizeof(plain) / sizeof(*plain); i++) {
+		if (!strcmp(value, plain[i]))
+			return set_string(field, value);
+	}
+	if ((!strncmp(value, "file=", 5) || !strncmp(value, "unix=", 5)) && value[5])
+		return set_string(field, value);
+	return "stdio, null, pty, file=PATH or unix=PATH is expected";
+}
+
+static why_t set_console(struct guest_config *c, const char *value)
+{
+	return console_spec(&c->console, value);
+}
+
+static why_t set_vconsole(struct guest_config *c, const char *value)
+{
+	return console_spec(&c->vconsole, value);
+}
+
+static why_t set_rng(struct guest_config *c, const char *value)
+{
+	return set_bool(&c->rng, value);
+}
+
+static why_t set_on_reset(struct guest_config *c, const char *value)
+{
+	if (!strcmp(value, "restart"))
+		c->on_reset_exit = false;
+	else if (!strcmp(value, "exit"))
+		c->on_reset_exit = true;
+	else
+		return "restart or exit is expected";
+	return NULL;
+}
+
+static why_t set_stop_timeout(struct guest_config *c, const char *value)
+{
+	unsigned long n;
+
+	if (conf_number(value, 0, 86400, &n))
+		return "seconds, 0 to 86400, are expected";
+	c->stop_timeout = (unsigned int)n;
+	return NULL;
+}
+
+static why_t set_log_level(struct guest_config *c, const char *value)
+{
+	if (log_parse_level(value) < 0)
+		return "error, warn, info or debug is expected";
+	return set_string(&c->log_level, value);
+}
+
+static why_t set_log_file(struct guest_config *c, const char *value)
+{
+	return set_path(&c->log_file, value);
+}
+
+/* The disk opened last is the one that [disk] keys speak of. */
+static struct disk_config *disk(struct guest_config *c)
+{
+	return &c->disk[c->nr_disks - 1];
+}
+
+static why_t new_disk(struct guest_config *c)
+{
+	if (c->nr_disks == CONFIG_MAX_DISKS)
+		return "32 virtio devices are all that a machine has room for";
+	c->nr_disks++;
+	return NULL;
+}
+
+static why_t disk_path(struct guest_config *c, const char *value)
+{
+	return set_path(&disk(c)->path, value);
+}
+
+static why_t disk_id(struct guest_config *c, const char *value)
+{
+	if (strlen(value) > 20)
+		return "an id has at most 20 bytes";
+	return set_string(&disk(c)->id, value);
+}
+
+static why_t disk_readonly(struct guest_config *c, const char *value)
+{
+	return set_bool(&disk(c)->readonly, value);
+}
+
+static why_t disk_direct(struct guest_config *c, const char *value)
+{
+	return set_bool(&disk(c)->direct, value);
+}
+
+static why_t disk_discard(struct guest_config *c, const char *value)
+{
+	return set_bool(&disk(c)->discard, value);
+}
+
+static why_t new_vsock(struct guest_config *c)
+{
+	c->vsock = true;
+	return NULL;
+}
+
+static why_t vsock_cid(struct guest_config *c, const char *value)
+{
+	unsigned long n;
+
+	if (conf_number(value, 3, 0xfffffffe, &n))
+		return "a CID is 3 to 4294967294 (0 to 2 are reserved)";
+	c->vsock_cid = n;
+	return NULL;
+}
+
+static why_t vsock_backend(struct guest_config *c, const char *value)
+{
+	return strcmp(value, "vhost") ? "vhost is the only back end" : NULL;
+}
+
+struct key {
+	const char *name;
+	bool flag; /* as an option it needs no value: "yes" */
+	why_t (*set)(struct guest_config *c, const char *value);
+};
+
+static const struct key guest_keys[] = {
+	{ "name", false, set_name },
+	{ "kernel", false, set_kernel },
+	{ "initrd", false, set_initrd },
+	{ "cmdline", false, set_cmdline },
+	{ "cmdline-only", true, set_cmdline_only },
+	{ "cpus", false, set_cpus },
+	{ "memory", false, set_memory },
+	{ "console", false, set_console },
+	{ "virtio-console", false, set_vconsole },
+	{ "rng", true, set_rng },
+	{ "on-reset", false, set_on_reset },
+	{ "stop-timeout", false, set_stop_timeout },
+	{ "log-level", false, set_log_level },
+	{ "log-file", false, set_log_file },
+	{ 0 },
+};
+
+static const struct key disk_keys[] = {
+	{ "path", false, disk_path },	      { "id", false, disk_id },
+	{ "readonly", true, disk_readonly },  { "direct", true, disk_direct },
+	{ "discard", true, disk_discard },    { 0 },
+};
+
+static const struct key vsock_keys[] = {
+	{ "cid", false, vsock_cid },
+	{ "backend", false, vsock_backend },
+	{ 0 },
+};
+
+/* Sections other than [guest] are options too: --disk path=FILE,readonly */
+struct section {
+	const char *name;
+	const struct key *keys;
+	why_t (*open)(struct guest_config *c);
+};
+
+static const struct section sections[] = {
+	{ "guest", guest_keys, NULL },
+	{ "disk", disk_keys, new_disk },
+	{ "vsock", vsock_keys, new_vsock },
+	{ 0 },
+};
+
+/* PID 1's own section of the same file. */
+static const char supervise_section[] = "supervise";
+
+static const struct section *find_section(const char *name)
+{
+	for (const struct section *s = sections; s->name; s++) {
+		if (!strcmp(s->name, name))
+			return s;
+	}
+	return NULL;
+}
+
+static const struct key *find_key(const struct key *key, const char *name, size_t len)
+{
+	for (; key->name; key++) {
+		if (strlen(key->name) == len && !memcmp(key->name, name, len))
+			return key;
+	}
+	return NULL;
+}
+
+void config_init(struct guest_config *c)
+{
+	memset(c, 0, sizeof(*c));
+	c->cpus = 1;
+	c->memory = DEFAULT_MEMORY;
+	c->stop_timeout = DEFAULT_STOP_TIMEOUT;
+}
+
+void config_free(struct guest_config *c)
+{
+	for (unsigned int i = 0; i < c->nr_disks; i++) {
+		free(c->disk[i].path);
+		free(c->disk[i].id);
+	}
+	free(c->name);
+	free(c->kernel);
+	free(c->initrd);
+	free(c->cmdline);
+	free(c->console);
+	free(c->vconsole);
+	free(c->log_level);
+	free(c->log_file);
+	memset(c, 0, sizeof(*c));
+}
+
+static int config_line(void *opaque, const struct conf_line *line)
+{
+	struct guest_config *c = opaque;
+	const struct section *section;
+	const struct key *key;
+	why_t why = NULL;
+
+	if (!strcmp(line->section, supervise_section))
+		return 0;
+	section = find_section(line->section);
+	if (!section) {
+		if (!*line->section)
+			log_err("%s:%u: \"%s\" stands before the first [section]", line->file, line->line,
+				line->key);
+		else
+			log_err("%s:%u: unknown section [%s]; known are [guest], [disk], [vsock] and "
+				"[supervise]", line->file, line->line, line->section);
+		return -EINVAL;
+	}
+	if (!line->key) {
+		if (section->open)
+			why = section->open(c);
+		if (why)
+			log_err("%s:%u: [%s]: %s", line->file, line->line, line->section, why);
+		return why ? -EINVAL : 0;
+	}
+	key = find_key(section->keys, line->key, strlen(line->key));
+	if (!key) {
+		log_err("%s:%u: unknown key \"%s\" in [%s]", line->file, line->line, line->key,
+			line->section);
+		return -EINVAL;
+	}
+	why = key->set(c, line->value);
+	if (why) {
+		log_err("%s:%u: %s = %s: %s", line->file, line->line, line->key, line->value, why);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+int config_file(struct guest_config *c, const char *file)
+{
+	return conf_read(file, config_line, c);
+}
+
+/* One word of "path=FILE,readonly,id=S": ends at a comma, ",," stands for one. Returns what follows, NULL at the end. */
+static const char *next_word(const char *p, char *word, size_t size, why_t *why)
+{
+	size_t n = 0;
+
+	while (*p) {
+		if (*p == ',') {
+			if (p[1] != ',')
+				break;
+			p++;
+		}
+		if (n + 1 >= size) {
+			*why = "too long";
+			return NULL;
+		}
+		word[n++] = *p++;
+	}
+	word[n] = '\0';
+	return *p ? p + 1 : NULL;
+}
+
+static why_t set_words(struct guest_config *c, const struct section *section, const char *words,
+		       char *word, size_t size)
+{
+	why_t why = section->open(c);
+
+	while (!why && words) {
+		char *value;
+		const struct key *key;
+
+		words = next_word(words, word, size, &why);
+		if (why)
+			break;
+		value = strchr(word, '=');
+		key = find_key(section->keys, word, value ? (size_t)(value - word) : strlen(word));
+		if (!key)
+			return "unknown word";
+		if (!value && !key->flag)
+			return "a value is missing";
+		why = key->set(c, value ? value + 1 : "yes");
+	}
+	return why;
+}
+
+int config_args(struct guest_config *c, int argc, char **argv)
+{
+	char word[4096];
+
+	for (int i = 0; i < argc; i++) {
+		const char *name = argv[i];
+		const struct section *section;
+		const struct key *key;
+		char *value;
+		size_t len;
+		why_t why;
+
+		if (strncmp(name, "--", 2) || !name[2]) {
+			log_err("\"%s\" is not an option; `vinit run --help` lists them", name);
+			return -EINVAL;
+		}
+		name += 2;
+		value = strchr(name, '=');
+		len = value ? (size_t)(value - name) : strlen(name);
+		if (value)
+			value++;
+		key = find_key(guest_keys, name, len);
+		section = NULL;
+		for (const struct section *s = sections; s->name && !key; s++) {
+			if (s->open && strlen(s->name) == len && !memcmp(s->name, name, len))
+				section = s;
+		}
+		bool is_config = len == 6 && !memcmp(name, "config", 6);
+
+		if (!key && !section && !is_config) {
+			log_err("unknown option --%.*s; `vinit run --help` lists them", (int)len, name);
+			return -EINVAL;
+		}
+		if (!value && !(key && key->flag)) {
+			if (i + 1 == argc) {
+				log_err("--%s: a value is missing", name);
+				return -EINVAL;
+			}
+			value = argv[++i];
+		}
+		if (is_config) {
+			if (config_file(c, value))
+				return -EINVAL;
+			continue;
+		}
+		if (key) {
+			why = key->set(c, value ? value : "yes");
+			if (why)
+				log_err("--%s %s: %s", key->name, value ? value : "", why);
+		} else {
+			*word = '\0';
+			why = set_words(c, section, value, word, sizeof(word));
+			if (why)
+				log_err("--%s %s: \"%s\": %s", section->name, value, word, why);
+		}
+		if (why)
+			return -EINVAL;
+	}
+	return 0;
+}
+
+int config_check(const struct guest_config *c)
+{
+	if (!c->kernel) {
+		log_err("no kernel is given: --kernel FILE, or kernel = FILE under [guest]");
+		return -EINVAL;
+	}
+	for (unsigned int i = 0; i < c->nr_disks; i++) {
+		if (!c->disk[i].path) {
+			log_err("disk %u has no path", i);
+			return -EINVAL;
+		}
+	}
+	if (c->vsock && !c->vsock_cid) {
+		log_err("vsock: a cid is missing: --vsock cid=N, or cid = N under [vsock]");
+		return -EINVAL;
+	}
+	return 0;
+}

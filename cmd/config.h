@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/* What a guest is made of, from options and configuration files. */
+#ifndef CMD_CONFIG_H
+#define CMD_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CONFIG_MAX_DISKS    32
+#define CONFIG_MAX_VCONSOLE 4
+
+struct disk_config {
+	char *path;
+	char *id;
+	bool readonly;
+	bool direct;
+	bool discard;
+};
+
+struct guest_config {
+	char *name;
+	char *kernel;
+	char *initrd;
+	char *cmdline;
+	bool cmdline_only;
+	unsigned int cpus;
+	uint64_t memory; /* bytes */
+	bool hugepages;
+	char *console;
+	char *vconsole; /* NULL: no virtio console */
+	bool rng;
+	bool on_reset_exit;
+	unsigned int stop_timeout; /* seconds */
+	char *log_level;
+	char *log_file;
+	bool vsock;
+	uint64_t vsock_cid;
+	unsigned int nr_disks;
+	struct disk_config disk[CONFIG_MAX_DISKS];
+};
+
+/* The defaults. */
+void config_init(struct guest_config *config);
+void config_free(struct guest_config *config);
+
+/* Reads a file's [guest], [disk] and [vsock] sections; [supervise] is PID 1's. 0 or -errno; logs with file and line. */
+int config_file(struct guest_config *config, const char *file);
+
+/*
+ * Takes the words of `vinit run`, in order, --config among them: later ones win. 0, or -EINVAL after saying what is wrong.
+ */
+int config_args(struct guest_config *config, int argc, char **argv);
+
+/* What must be there, and what excludes what. 0 or -EINVAL; logs. */
+int config_check(const struct guest_config *config);
+
+#endif

@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/machine.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+#include "arch/arch.h"
+#include "cmd/cmd.h"
+#include "cmd/config.h"
+#include "virtio/blk.h"
+#include "virtio/mmio.h"
+#include "virtio/rng.h"
+#include "virtio/vconsole.h"
+#include "virtio/virtio.h"
+#include "vm/console.h"
+#include "vm/event.h"
+#include "vm/kvm.h"
+#include "vm/log.h"
+#include "vm/vcpu.h"
+#include "vm/vm.h"
+#include "vsock/vsock.h"
+
+/* How long a slow reader may hold up the end for the last of the console's output. */
+#define CONSOLE_DRAIN_MS 2000
+
+struct machine {
+	const struct guest_config *config;
+	struct kvm kvm;
+	struct event_loop loop;
+	struct vm vm;
+
+	/* The host's side, which outlives resets. */
+	struct console *console;  /* the serial port's end */
+	struct console *vconsole; /* the virtio console's; may be the same */
+	unsigned int nr_devs;
+	struct virtio_dev *dev[ARCH_MAX_VIRTIO];
+
+	/* The guest's side, from one reset to the next. */
+	struct virtio_mmio *mmio[ARCH_MAX_VIRTIO];
+
+	struct event signals;
+	struct event stop_timer;
+	bool stopping;
+};
+
+/* --- the device table: what a row makes takes the next virtio slots, in this order ------------------ */
+
+struct device_row {
+	const char *name;
+	/* Makes instance @i; called for 0, 1, ... until it returns 0 with no device in *@dev. */
+	int (*create)(struct machine *m, unsigned int i, struct virtio_dev **dev);
+};
+
+#ifdef CONFIG_VIRTIO_CONSOLE
+static int create_vconsole(struct machine *m, unsigned int i, struct virtio_dev **dev)
+{
+	if (i || !m->vconsole)
+		return 0;
+	return vconsole_create(dev, m->vconsole);
+}
+#endif
+
+#ifdef CONFIG_VIRTIO_BLK
+static int create_blk(struct machine *m, unsigned int i, struct virtio_dev **dev)
+{
+	const struct disk_config *disk = &m->config->disk[i];
+	struct blk_config config;
+	char id[24];
+
+	if (i == m->config->nr_disks)
+		return 0;
+	snprintf(id, sizeof(id), "vinit-disk%u", i);
+	config = (struct blk_config){
+		.path = disk->path,
+		.id = disk->id ? disk->id : id,
+		.readonly = disk->readonly,
+		.direct = disk->direct,
+		.discard = disk->discard,
+	};
+	return blk_create(dev, &config);
+}
+#endif
+
+#ifdef CONFIG_VIRTIO_RNG
+static int create_rng(struct machine *m, unsigned int i, struct virtio_dev **dev)
+{
+	return i || !m->config->rng ? 0 : rng_create(dev);
+}
+#endif
+
+#ifdef CONFIG_VSOCK
+static int create_vsock(struct machine *m, unsigned int i, struct virtio_dev **dev)
+{
+	return i || !m->config->vsock ? 0 : vsock_create(dev, m->config->vsock_cid);
+}
+#endif
+
+static const struct device_row device_table[] = {
+#ifdef CONFIG_VIRTIO_CONSOLE
+	{ "virtio-console", create_vconsole },
+#endif
+#ifdef CONFIG_VIRTIO_BLK
+	{ "disk", create_blk },
+#endif
+#ifdef CONFIG_VIRTIO_RNG
+	{ "rng", create_rng },
+#endif
+#ifdef CONFIG_VSOCK
+	{ "vsock", create_vsock },
+#endif
+};
+
+static int create_devices(struct machine *m)
+{
+	for (unsigned int row = 0; row < sizeof(device_table) / sizeof(*device_table); row++) {
+		for (unsigned int i = 0;; i++) {
+			struct virtio_dev *dev = NULL;
+			int ret = device_table[row].create(m, i, &dev);
+
+			if (ret)
+				return ret;
+			if (!dev)
+				break;
+			if (m->nr_devs == ARCH_MAX_VIRTIO) {
+				log_err("%s %u: at most %d virtio devices fit into a machine",
+					device_table[row].name, i, ARCH_MAX_VIRTIO);
+				dev->ops->destroy(dev);
+				return -ENOSPC;
+			}
+			m->dev[m->nr_devs++] = dev;
+		}
+	}
+	return 0;
+}
+
+static void destroy_devices(struct machine *m)
+{
+	while (m->nr_devs) {
+		struct virtio_dev *dev = m->dev[--m->nr_devs];
+
+		dev->ops->destroy(dev);
+	}
+}
+
+/* --- stopping from outside: the ladder -------------------------------------------------------------- */
+
+static void begin_stop(struct machine *m, const char *who)
+{
+	struct itimerspec timer = { .it_value.tv_sec = m->config->stop_timeout };
+
+	if (m->stopping || !m->config->stop_timeout) {
+		vm_end(&m->vm, VM_END_STOP, who);
+		return;
+	}
+	m->stopping = true;
+	log_info("%s: pressing the guest's power button, %u s to power off", who,
+		 m->config->stop_timeout);
+	timerfd_settime(m->stop_timer.fd, 0, &timer, NULL);
+	arch_power_button(&m->vm);
+}
+
+static void on_signal(struct event *ev, uint32_t events)
+{
+	struct machine *m = ev->opaque;
+	struct signalfd_siginfo info;
+
+	if (read(ev->fd, &info, sizeof(info)) != sizeof(info))
+		return;
+	begin_stop(m, info.ssi_signo == SIGINT ? "SIGINT" : info.ssi_signo == SIGHUP ? "SIGHUP" : "SIGTERM");
+}
+
+static void on_stop_timeout(struct event *ev, uint32_t events)
+{
+	struct machine *m = ev->opaque;
+	uint64_t count;
+
+	if (read(ev->fd, &count, sizeof(count)) != sizeof(count))
+		return;
+	vm_end(&m->vm, VM_END_STOP, "the guest did not power off in time");
+}
+
+static void on_escape(void *opaque, char key)
+{
+	struct machine *m = opaque;
+
+	if (key == 'x')
+		vm_end(&m->vm, VM_END_STOP, "Ctrl-A x");
+}
+
+/* --- the host's side -------------------------------------------------------------------------------- */
+
+static int open_consoles(struct machine *m)
+{
+	const struct guest_config *c = m->config;
+	/* With the terminal given to the virtio console and nothing said, both show on it. */
+	const char *spec = c->console ? c->console : "stdio";
+	int ret;
+
+	ret = console_open(&m->console, spec, &m->loop);
+	if (ret)
+		return ret;
+	console_set_escape(m->console, on_escape, m);
+	if (!c->vconsole)
+		return 0;
+	if (!strcmp(c->vconsole, spec)) {
+		m->vconsole = m->console;
+		return 0;
+	}
+	ret = console_open(&m->vconsole, c->vconsole, &m->loop);
+	if (ret)
+		return ret;
+	console_set_escape(m->vconsole, on_escape, m);
+	return 0;
+}
+
+static void close_consoles(struct machine *m)
+{
+	if (m->vconsole != m->console)
+		console_close(m->vconsole, CONSOLE_DRAIN_MS);
+	console_close(m->console, CONSOLE_DRAIN_MS);
+}
+
+static int open_signals(struct machine *m)
+{
+	sigset_t set;
+	int ret;
+
+	m->signals.fd = -1;
+	m->stop_timer.fd = -1;
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	m->signals = (struct event){ .fn = on_signal, .opaque = m };
+	m->signals.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+	m->stop_timer = (struct event){ .fn = on_stop_timeout, .opaque = m };
+	m->stop_timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+	if (m->signals.fd < 0 || m->stop_timer.fd < 0) {
+		ret = -errno;
+		log_err("signalfd or timerfd: %s", errno_name(ret));
+		return ret;
+	}
+	ret = vcpu_init_signals();
+	if (!ret)
+		ret = event_add(&m->loop, &m->signals, EPOLLIN);
+	if (!ret)
+		ret = event_add(&m->loop, &m->stop_timer, EPOLLIN);
+	return ret;
+}
+
+static void close_signals(struct machine *m)
+{
+	event_del(&m->loop, &m->signals);
+	event_del(&m->loop, &m->stop_timer);
+	if (m->signals.fd >= 0)
+		close(m->signals.fd);
+	if (m->stop_timer.fd >= 0)
+		close(m->stop_timer.fd);
+}
+
+/* --- the guest's side ------------------------------------------------------------------------------- */
+
+static void take_down(struct machine *m)
+{
+	vm_stop(&m->vm);
+	for (unsigned int i = ARCH_MAX_VIRTIO; i-- > 0;) {
+		if (m->mmio[i])
+			virtio_mmio_detach(m->mmio[i]);
+		free(m->mmio[i]);
+		m->mmio[i] = NULL;
+	}
+	vm_destroy(&m->vm);
+}
+
+/* The one function that builds a machine, at the start and at every reset. */
+static int build(struct machine *m)
+{
+	const struct guest_config *c = m->config;
+	struct arch_boot boot = {
+		.kernel = c->kernel,
+		.initrd = c->initrd,
+		.cmdline = c->cmdline ? c->cmdline : "",
+		.cmdline_only = c->cmdline_only,
+		.nr_virtio = m->nr_devs,
+	};
+	int ret;
+
+	ret = vm_create(&m->vm, &m->kvm, &m->loop, c->cpus, c->memory,
+			c->hugepages ? MEMORY_HUGETLB : MEMORY_ANON);
+	if (ret)
+		return ret;
+	ret = arch_devices(&m->vm, m->console);
+	if (ret)
+		goto err;
+	for (unsigned int i = 0; i < m->nr_devs; i++) {
+		struct virtio_mmio *mmio = calloc(1, sizeof(*mmio));
+
+		if (!mmio) {
+			ret = -ENOMEM;
+			goto err;
+		}
+		ret = virtio_mmio_attach(mmio, m->dev[i], &m->vm, i);
+		if (ret) {
+			free(mmio);
+			goto err;
+		}
+		m->mmio[i] = mmio;
+	}
+	ret = arch_boot(&m->vm, &boot);
+	if (ret)
+		goto err;
+	ret = vm_start(&m->vm);
+	if (ret)
+		goto err;
+	return 0;
+
+err:
+	take_down(m);
+	return ret;
+}
+
+static int exit_status(enum vm_end end)
+{
+	switch (end) {
+	case VM_END_POWEROFF:
+		return EXIT_POWEROFF;
+	case VM_END_RESET:
+		return EXIT_RESET;
+	case VM_END_CRASH:
+		return EXIT_CRASH;
+	case VM_END_STOP:
+		return EXIT_STOPPED;
+	default:
+		return EXIT_FAILED;
+	}
+}
+
+static int run_guest(struct machine *m)
+{
+	for (;;) {
+		enum vm_end end;
+		const char *why;
+
+		if (build(m))
+			return EXIT_FAILED;
+		while (atomic_load(&m->vm.end) == VM_END_NONE) {
+			if (event_loop_run(&m->loop))
+				vm_end(&m->vm, VM_END_FAILED, "the event loop failed");
+		}
+		vm_stop(&m->vm);
+		end = (enum vm_end)atomic_load(&m->vm.end);
+		why = atomic_load(&m->vm.end_why);
+		log_info("the guest %s%s%s", vm_end_name(end), why ? ": " : "", why ? why : "");
+		take_down(m);
+		if (end != VM_END_RESET || m->config->on_reset_exit || m->stopping)
+			return exit_status(end);
+	}
+}
+
+int machine_run(const struct guest_config *config)
+{
+	struct machine *m;
+	int status = EXIT_FAILED;
+
+	m = calloc(1, sizeof(*m));
+	if (!m) {
+		log_err("out of memory");
+		return EXIT_FAILED;
+	}
+	m->config = config;
+	if (kvm_open(&m->kvm))
+		goto out_free;
+	if (event_loop_init(&m->loop))
+		goto out_kvm;
+	if (open_signals(m))
+		goto out_signals;
+	if (open_consoles(m))
+		goto out_consoles;
+	if (create_devices(m))
+		goto out_devices;
+	status = run_guest(m);
+
+out_devices:
+	destroy_devices(m);
+out_consoles:
+	close_consoles(m);
+out_signals:
+	close_signals(m);
+	event_loop_fini(&m->loop);
+out_kvm:
+	kvm_close(&m->kvm);
+out_free:
+	free(m);
+	return status;
+}

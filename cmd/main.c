@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include "cmd/cmd.h"
+#include "initramfs/init.h"
+#include "vm/log.h"
+
+static const char help[] =
+	"usage: vinit run [OPTION...]   boot one guest, in the foreground\n"
+	"       vinit check             what this host can do for guests\n"
+	"       vinit version\n"
+	"       vinit help\n"
+	"\n"
+	"`vinit run --help` lists the options. As PID 1 of an initramfs, vinit is the init of an appliance:\n"
+	"it sets up the machine and runs the guests of /etc/vinit/guests.d.\n";
+
+static int cmd_help(int argc, char **argv)
+{
+	fputs(help, stdout);
+	return 0;
+}
+
+static int cmd_version(int argc, char **argv)
+{
+	puts("vinit " VINIT_VERSION);
+	return 0;
+}
+
+static const struct verb {
+	const char *name;
+	int (*run)(int argc, char **argv);
+} verbs[] = {
+	{ "run", cmd_run },	    { "check", cmd_check },    { "version", cmd_version },
+	{ "--version", cmd_version }, { "help", cmd_help },    { "--help", cmd_help },
+	{ "-h", cmd_help },
+};
+
+int main(int argc, char **argv)
+{
+#ifdef CONFIG_INIT
+	if (getpid() == 1)
+		init_main(argc, argv);
+#endif
+	if (argc < 2) {
+		fputs(help, stderr);
+		return EXIT_USAGE;
+	}
+	for (unsigned int i = 0; i < sizeof(verbs) / sizeof(*verbs); i++) {
+		if (!strcmp(argv[1], verbs[i].name))
+			return verbs[i].run(argc - 2, argv + 2);
+	}
+	log_err("unknown verb \"%s\"; `vinit help` lists them", argv[1]);
+	return EXIT_USAGE;
+}

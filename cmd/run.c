@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "cmd/cmd.h"
+#include "cmd/config.h"
+#include "cmd/machine.h"
+#include "vm/log.h"
+
+static const char help[] =
+	"usage: vinit run [OPTION...]\n"
+	"\n"
+	"Boots one guest and stays in the foreground until it ends.\n"
+	"\n"
+	"  --config FILE            read options from FILE (key = value under [guest], [disk], [vsock])\n"
+	"  --name NAME              the guest's name in messages\n"
+	"  --kernel FILE            kernel: bzImage or ELF vmlinux\n"
+	"  --initrd FILE            initial RAM disk\n"
+	"  --cmdline STRING         kernel command line, behind vinit's own words\n"
+	"  --cmdline-only           leave vinit's own words out\n"
+	"  --cpus N                 virtual CPUs (1)\n"
+	"  --memory SIZE[,hugepages]  RAM: 512M, 4G (256M)\n"
+	"  --disk path=FILE[,readonly][,direct][,discard][,id=S]   a disk, repeatable\n"
+	"  --vsock cid=N[,backend=vhost]   sockets between host and guest\n"
+	"  --rng                    entropy device\n"
+	"  --console stdio|null|pty|file=PATH|unix=PATH   the serial port's other end (stdio)\n"
+	"  --virtio-console ...     a virtio console (hvc0), same values\n"
+	"  --on-reset restart|exit  what a guest's reset does (restart)\n"
+	"  --stop-timeout SECONDS   on SIGTERM: how long the guest may take to power off (30)\n"
+	"  --log-level error|warn|info|debug   (info)\n"
+	"  --log-file FILE          log there, not to standard error\n"
+	"\n"
+	"On the console, Ctrl-A x ends the guest and Ctrl-A h helps.\n"
+	"Exit status: 0 the guest powered off, 1 vinit failed, 2 usage, 3 the guest reset (--on-reset exit),\n"
+	"4 it crashed, 5 it was ended from outside.\n";
+
+static int open_log(const struct guest_config *config)
+{
+	if (config->log_level)
+		log_set_level((enum log_level)log_parse_level(config->log_level));
+	if (config->log_file) {
+		int fd = open(config->log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+
+		if (fd < 0) {
+			log_err("%s: %s", config->log_file, errno_name(errno));
+			return -EINVAL;
+		}
+		log_set_fd(fd, false);
+	}
+	return 0;
+}
+
+int cmd_run(int argc, char **argv)
+{
+	struct guest_config config;
+	int status = EXIT_USAGE;
+
+	for (int i = 0; i < argc; i++) {
+		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+			fputs(help, stdout);
+			return 0;
+		}
+	}
+	config_init(&config);
+	if (config_args(&config, argc, argv) || config_check(&config))
+		goto out;
+	status = EXIT_FAILED;
+	if (open_log(&config))
+		goto out;
+	if (config.name) {
+		static char prefix[72];
+
+		snprintf(prefix, sizeof(prefix), "%s: ", config.name);
+		log_set_prefix(prefix);
+	}
+	status = machine_run(&config);
+out:
+	config_free(&config);
+	return status;
+}

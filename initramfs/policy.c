@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT
+#include "initramfs/policy.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include "vm/conf.h"
+#include "vm/log.h"
+
+static const char *const action_names[ACTION_NR] = {
+	[ACTION_NONE] = "none",
+	[ACTION_CONTINUE] = "continue",
+	[ACTION_STOP] = "stop",
+	[ACTION_RESTART] = "restart",
+	[ACTION_POWEROFF] = "poweroff",
+	[ACTION_REBOOT] = "reboot",
+	[ACTION_HALT] = "halt",
+	[ACTION_RESCUE] = "rescue",
+};
+
+const char *action_name(enum action action)
+{
+	return (unsigned int)action < ACTION_NR ? action_names[action] : "?";
+}
+
+int action_parse(const char *word, unsigned int allowed, enum action *action)
+{
+	for (unsigned int i = 0; i < ACTION_NR; i++) {
+		if ((allowed & ACTION_BIT(i)) && !strcmp(word, action_names[i])) {
+			*action = i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+void policy_defaults(struct policy *policy)
+{
+	*policy = (struct policy){
+		.autostart = true,
+		.on = {
+			[POLICY_POWEROFF] = ACTION_STOP,
+			[POLICY_RESET] = ACTION_RESTART,
+			[POLICY_CRASH] = ACTION_RESTART,
+			[POLICY_STOP] = ACTION_STOP,
+			[POLICY_FAILURE] = ACTION_RESTART,
+		},
+		.on_limit = ACTION_STOP,
+		.delay_s = 1,
+		.limit = 10,
+		.window_s = 60,
+	};
+}
+
+#define END_ACTIONS                                                                                \
+	(ACTIONS_MACHINE | ACTION_BIT(ACTION_RESTART) | ACTION_BIT(ACTION_STOP) |                  \
+	 ACTION_BIT(ACTION_RESCUE))
+
+static int set_key(struct policy *policy, const char *key, const char *value)
+{
+	static const char *const on_keys[POLICY_NR] = {
+		[POLICY_POWEROFF] = "on-poweroff", [POLICY_RESET] = "on-reset",
+		[POLICY_CRASH] = "on-crash",	   [POLICY_STOP] = "on-stop",
+		[POLICY_FAILURE] = "on-failure",
+	};
+	unsigned long n;
+
+	for (int i = 0; i < POLICY_NR; i++) {
+		if (!strcmp(key, on_keys[i]))
+			return action_parse(value, END_ACTIONS, &policy->on[i]);
+	}
+	if (!strcmp(key, "on-limit"))
+		return action_parse(value, END_ACTIONS & ~ACTION_BIT(ACTION_RESTART),
+				    &policy->on_limit);
+	if (!strcmp(key, "autostart"))
+		return conf_bool(value, &policy->autostart);
+	/* A delay of 0 would stay 0 however often it doubles: a busy loop. */
+	if (!strcmp(key, "restart-delay")) {
+		if (conf_number(value, 1, 3600, &n))
+			return -EINVAL;
+		policy->delay_s = n;
+	} else if (!strcmp(key, "restart-limit")) {
+		if (conf_number(value, 0, 1000000, &n))
+			return -EINVAL;
+		policy->limit = n;
+	} else if (!strcmp(key, "restart-window")) {
+		if (conf_number(value, 1, 1000000, &n))
+			return -EINVAL;
+		policy->window_s = n;
+	} else {
+		return -ENOENT;
+	}
+	return 0;
+}
+
+bool policy_line(struct policy *policy, const struct conf_line *line)
+{
+	int err;
+
+	if (strcmp(line->section, "supervise"))
+		return false;
+	if (!line->key)
+		return true;
+	err = set_key(policy, line->key, line->value);
+	if (err == -ENOENT)
+		log_err("%s:%u: \"%s\": no such key in [supervise]; the line is ignored",
+			line->file, line->line, line->key);
+	else if (err)
+		log_err("%s:%u: %s = \"%s\": not a value that it takes; the line is ignored",
+			line->file, line->line, line->key, line->value);
+	return true;
+}
+
+enum policy_end policy_end_of(int wstatus)
+{
+	if (!WIFEXITED(wstatus))
+		return POLICY_FAILURE;
+	switch (WEXITSTATUS(wstatus)) {
+	case 0:
+		return POLICY_POWEROFF;
+	case 3:
+		return POLICY_RESET;
+	case 4:
+		return POLICY_CRASH;
+	case 5:
+		return POLICY_STOP;
+	default:
+		return POLICY_FAILURE;
+	}
+}
+
+void policy_describe(int wstatus, char *buf, size_t size)
+{
+	static const char *const words[] = {
+		"powered off", "failed", "bad usage or configuration",
+		"reset",       "crashed", "ended from outside",
+	};
+	unsigned int status;
+
+	if (WIFSIGNALED(wstatus)) {
+		snprintf(buf, size, "killed by signal %d (%s)", WTERMSIG(wstatus),
+			 strsignal(WTERMSIG(wstatus)));
+		return;
+	}
+	status = WEXITSTATUS(wstatus);
+	snprintf(buf, size, "%s (status %u)",
+		 status < sizeof(words) / sizeof(words[0]) ? words[status] : "failed", status);
+}
+
+struct policy_verdict policy_decide(const struct policy *policy, struct policy_history *history,
+				    enum policy_end end, uint64_t run_ms)
+{
+	struct policy_verdict verdict = { .action = policy->on[end] };
+	uint64_t delay_s = policy->delay_s;
+
+	if (run_ms >= (uint64_t)policy->window_s * 1000)
+		history->restarts = 0;
+	if (verdict.action != ACTION_RESTART)
+		return verdict;
+	if (policy->limit && history->restarts >= policy->limit) {
+		verdict.action = policy->on_limit;
+		verdict.limit = true;
+		return verdict;
+	}
+	/* Stops doubling at the bound, so that no count of restarts can overflow it. */
+	for (unsigned int i = 0; i < history->restarts && delay_s < POLICY_MAX_DELAY_S; i++)
+		delay_s *= 2;
+	if (delay_s > POLICY_MAX_DELAY_S)
+		delay_s = policy->delay_s > POLICY_MAX_DELAY_S ? policy->delay_s :
+								 POLICY_MAX_DELAY_S;
+	history->restarts++;
+	verdict.delay_ms = delay_s * 1000;
+	return verdict;
+}

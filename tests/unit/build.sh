@@ -1,0 +1,53 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# What the build promises: both compilers, every configuration, the same bytes twice, the size.
+cd "$(dirname "$0")/../.." || exit 1
+arch=$(uname -m)
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+status=0
+
+case_() { # case_ NAME COMMAND...
+	local name=$1
+	shift
+	if "$@" >"$tmp/log" 2>&1; then
+		echo "ok $name"
+	else
+		tail -20 "$tmp/log"
+		echo "FAIL $name"
+		status=1
+	fi
+}
+
+tiny() {
+	make -s O="$tmp/tiny" tinyconfig >/dev/null && make -s -j2 O="$tmp/tiny" && "$tmp/tiny/vinit" version
+}
+same() {
+	make -s -j2 O="$tmp/two" && cmp "build/$arch/vinit" "$tmp/two/vinit"
+}
+nothing_to_do() {
+	[ -z "$(make O="build/$arch")" ]
+}
+installs() {
+	make -s install DESTDIR="$tmp/dest" PREFIX=/usr && [ -x "$tmp/dest/usr/bin/vinit" ]
+}
+help_says() {
+	"build/$arch/vinit" help | grep -q 'usage: vinit run' && "build/$arch/vinit" run --help | grep -q -- --kernel
+}
+bad_option() {
+	"build/$arch/vinit" run --nonsense
+	[ $? -eq 2 ]
+}
+
+case_ gcc make -s -j2 O="build/$arch"
+case_ size make -s size O="build/$arch"
+case_ clang make -s -j2 O="$tmp/clang" CC=clang
+case_ clang_runs "$tmp/clang/vinit" version
+case_ debug_flags make -s -j2 O="$tmp/o0" CFLAGS="-O0 -g"
+case_ tinyconfig tiny
+case_ reproducible same
+case_ nothing_to_do nothing_to_do
+case_ install installs
+case_ help help_says
+case_ bad_option_is_usage bad_option
+exit $status

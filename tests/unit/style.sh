@@ -1,0 +1,68 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# The house rules that a script can see.
+cd "$(dirname "$0")/../.." || exit 1
+status=0
+
+# check NAME OUTPUT: nothing found is good.
+check() {
+	if [ -n "$2" ]; then
+		printf '%s\nFAIL %s\n' "$2" "$1"
+		status=1
+	else
+		echo "ok $1"
+	fi
+}
+
+sources=$(git ls-files '*.c' '*.h' | grep -v '^tests/')
+
+# Who may include whom: cmd -> api, initramfs -> vsock -> virtio -> vm -> arch/arch.h; arch/* -> vm.
+includes() {
+	local f dir inc to allowed
+	for f in $sources; do
+		dir=${f%%/*}
+		while read -r inc; do
+			to=${inc%%/*}
+			allowed=
+			case $dir in
+			cmd) allowed="cmd api initramfs vsock virtio vm arch" ;;
+			api) allowed="api vsock virtio vm arch" ;;
+			initramfs) allowed="initramfs vsock virtio vm arch" ;;
+			vsock) allowed="vsock virtio vm arch" ;;
+			virtio) allowed="virtio vm arch" ;;
+			vm) allowed="vm arch" ;;
+			arch) allowed="arch vm" ;;
+			esac
+			case " $allowed " in
+			*" $to "*) ;;
+			*) echo "$f includes $inc" ;;
+			esac
+			if [ "$to" = arch ] && [ "$inc" != arch/arch.h ]; then
+				[ "$dir" = arch ] && [ "${inc%/*}" = "${f%/*}" ] || echo "$f includes $inc"
+			fi
+		done < <(sed -n 's/^#include "\(.*\)"/\1/p' "$f")
+	done
+}
+check include_rule "$(includes)"
+
+check no_arch_ifdef "$(grep -nE '__(x86_64|aarch64|i386|arm)__|CONFIG_(X86|ARM)' $sources)"
+check no_aborts "$(grep -nE '\b(assert|abort)\(' $sources)"
+check licence_lines "$(for f in $sources; do head -1 "$f" | grep -q 'SPDX-License-Identifier: MIT' || echo "$f"; done)"
+check no_machine_paths "$(git grep -nE '(^|[^A-Za-z0-9_.])/(work|farm)/' -- . ':!tests/unit/style.sh')"
+
+# Headers compile alone.
+headers() {
+	local h out=build/$(uname -m)
+	for h in $(git ls-files '*.h' | grep -v '^tests/'); do
+		make -s --no-print-directory header-alone H="$h" O="$out" 2>&1 || echo "$h"
+	done
+}
+check headers_alone "$(headers)"
+
+if command -v shellcheck >/dev/null; then
+	check shellcheck "$(git ls-files scripts tests .ci | while read -r f; do
+		head -1 "$f" | grep -qE '^#!.*/(ba)?sh' && shellcheck -x -S warning "$f"; done 2>&1)"
+else
+	echo "skip shellcheck: not installed"
+fi
+exit $status

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/* virtio-blk over a raw file or a block device. Source: VIRTIO 1.2, section 5.2. */
+#ifndef VIRTIO_BLK_H
+#define VIRTIO_BLK_H
+
+#include <stdbool.h>
+
+struct virtio_dev;
+
+struct blk_config {
+	const char *path;
+	const char *id; /* at most 20 bytes, NULL: "vinit-diskN" by the caller */
+	bool readonly;
+	bool direct;  /* O_DIRECT */
+	bool discard; /* offer DISCARD and WRITE_ZEROES */
+};
+
+/*
+ * Opens and locks the image (shared when read-only, exclusive otherwise; held until destroy, across resets).
+ * 0 or -errno; an error names the file and the rule it breaks: size not a multiple of 512, in use by another VM, a directory.
+ */
+int blk_create(struct virtio_dev **dev, const struct blk_config *config);
+
+#endif

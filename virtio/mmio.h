@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The virtio-mmio transport, version 2. Source: VIRTIO 1.2, section 4.2.
+ *
+ * The registers are an array of words laid out as the guest sees the page, always up to date: a read is a load from the array. That
+ * is so that the array can later be mapped into the guest read-only. InterruptStatus bit 0 (used buffer) therefore always
+ * reads 1: vhost interrupts without the VMM's knowledge, and the driver looks at the rings only if it is set.
+ */
+#ifndef VIRTIO_MMIO_H
+#define VIRTIO_MMIO_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "vm/event.h"
+#include "virtio/virtio.h"
+
+struct event_loop;
+struct irq_line;
+struct memory;
+struct vm;
+
+#define VIRTIO_MMIO_PAGE  4096
+#define VIRTIO_MMIO_WORDS (VIRTIO_MMIO_PAGE / 4)
+
+struct virtio_mmio {
+	uint32_t reg[VIRTIO_MMIO_WORDS]; /* little-endian words; single words are read and written atomically */
+	struct virtio_dev *dev;
+	struct irq_line *irq;
+	uint64_t base;
+	int vm_fd; /* -1: no KVM behind it (unit tests) */
+	uint64_t offered; /* the device's features and the transport's own */
+	uint64_t driver_features;
+	uint32_t queue_was_reset; /* bit q: QueueReset since DRIVER_OK, may be set up anew */
+	uint32_t features_sel, driver_features_sel, queue_sel, shm_sel;
+	int kick_fd[VIRTIO_MAX_QUEUES];
+	struct event kick[VIRTIO_MAX_QUEUES];
+	bool ioeventfd[VIRTIO_MAX_QUEUES];
+};
+
+/*
+ * Puts @dev at power-on state behind slot @i of @vm: register range on the MMIO bus, one ioeventfd a queue (datamatch =
+ * queue index), the line's irqfd. 0 or -errno; undoes itself.
+ */
+int virtio_mmio_attach(struct virtio_mmio *mmio, struct virtio_dev *dev, struct vm *vm,
+		       unsigned int i);
+
+/*
+ * Resets the device and undoes attach, but for the bus and the interrupt line, which go with @vm. vCPUs are stopped; on the loop's
+ * thread, or when the loop does not run.
+ */
+void virtio_mmio_detach(struct virtio_mmio *mmio);
+
+/*
+ * The register file alone, for attach and for tests: no KVM, no bus. @loop may be NULL in tests: then nobody reads the kick eventfds,
+ * but mmio->kick[q].fn can be called. 0 or -errno; logs; undoes itself.
+ */
+int virtio_mmio_init(struct virtio_mmio *mmio, struct virtio_dev *dev, struct memory *mem,
+		     struct event_loop *loop, struct irq_line *irq);
+
+/* Resets the device and closes the kick eventfds. On the loop's thread, or when the loop does not run. */
+void virtio_mmio_fini(struct virtio_mmio *mmio);
+
+/* The register access of a vCPU; a bus_fn with the struct virtio_mmio as @opaque. Takes dev->lock. */
+void virtio_mmio_access(void *opaque, uint64_t offset, uint8_t *data, unsigned int len, bool write);
+
+/* For virtio.c alone: DEVICE_NEEDS_RESET and its interrupt. False when it was set already. Any thread. */
+bool virtio_mmio_needs_reset(struct virtio_mmio *mmio);
+
+/* For virtio.c alone: @len bytes of dev->config at @offset have changed. dev->lock held. */
+void virtio_mmio_config_changed(struct virtio_mmio *mmio, unsigned int offset, unsigned int len);
+
+#endif

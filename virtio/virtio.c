@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+#include "virtio/virtio.h"
+
+#include <string.h>
+#include "virtio/mmio.h"
+#include "vm/irq.h"
+#include "vm/log.h"
+
+void virtio_dev_init(struct virtio_dev *dev, const struct virtio_ops *ops, uint32_t id,
+		     unsigned int nr_queues)
+{
+	dev->ops = ops;
+	dev->id = id;
+	dev->nr_queues = nr_queues;
+	dev->mmio = NULL;
+	dev->mem = NULL;
+	dev->loop = NULL;
+	dev->acked = 0;
+	dev->active = false;
+	for (unsigned int i = 0; i < VIRTIO_MAX_QUEUES; i++)
+		queue_reset(&dev->vq[i]);
+	pthread_mutex_init(&dev->lock, NULL);
+}
+
+void virtio_dev_fini(struct virtio_dev *dev)
+{
+	pthread_mutex_destroy(&dev->lock);
+}
+
+void virtio_signal(struct virtio_dev *dev, unsigned int q)
+{
+	/* InterruptStatus bit 0 always reads 1 (mmio.h), so the line is all there is to do. */
+	if (queue_wants_interrupt(&dev->vq[q]))
+		irq_line_pulse(dev->mmio->irq);
+}
+
+void virtio_config_change(struct virtio_dev *dev, unsigned int offset, const void *data,
+			  unsigned int len)
+{
+	if (offset > dev->config_len || len > dev->config_len - offset) {
+		log_err("%s: change of %u config bytes at %u, of %u", dev->ops->name, len, offset,
+			dev->config_len);
+		return;
+	}
+	memcpy(dev->config + offset, data, len);
+	if (dev->mmio)
+		virtio_mmio_config_changed(dev->mmio, offset, len);
+}
+
+void virtio_broken(struct virtio_dev *dev, const char *why)
+{
+	if (dev->mmio && virtio_mmio_needs_reset(dev->mmio))
+		log_limited(LOG_WARN, "%s: %s: stopped until its driver resets it", dev->ops->name, why);
+}
+
+int virtio_kick_fd(const struct virtio_dev *dev, unsigned int q)
+{
+	return dev->mmio->kick_fd[q];
+}
+
+int virtio_call_fd(const struct virtio_dev *dev)
+{
+	return dev->mmio->irq->fd;
+}

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a virtio device is to its transport, and the transport to a device.
+ *
+ * A device embeds struct virtio_dev and fills in ops, id, features, config and queue count; it knows neither the transport nor the VM.
+ * It lives as long as the host's resources behind it (across resets of the guest); a transport is
+ * attached to it each time a machine is built.
+ *
+ * Locks: dev->lock guards the register file's compound state, the device's state and the queues that the event
+ * loop serves. It is taken by the transport on a vCPU thread and by the event loop before ops are called, so every op runs with
+ * it held. A queue that a thread of the device or the kernel serves (own_kicks) is that thread's alone between activate and reset; such
+ * a thread must not take dev->lock, since reset joins it with the lock held.
+ * virtio_signal() and virtio_broken() take no lock.
+ */
+#ifndef VIRTIO_VIRTIO_H
+#define VIRTIO_VIRTIO_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "virtio/queue.h"
+
+struct event_loop;
+struct memory;
+struct virtio_dev;
+struct virtio_mmio;
+
+#define VIRTIO_MAX_QUEUES 8
+#define VIRTIO_MAX_CONFIG 256
+
+struct virtio_ops {
+	const char *name; /* "virtio-blk" */
+
+	/*
+	 * DRIVER_OK: dev->acked is set, all ready queues are validated and active. 0 or -errno: the device then NEEDS_RESET, and
+	 * reset is called at once. Each active queue gets a first kick afterwards, for what the driver put there before.
+	 */
+	int (*activate)(struct virtio_dev *dev);
+
+	/* When it returns nothing of the device or behind it touches guest memory any more. Also called when never activated. */
+	void (*reset)(struct virtio_dev *dev);
+
+	/* The driver kicked queue @q, which is active, of a device that is, and does not NEED_RESET. Event-loop thread. */
+	void (*kick)(struct virtio_dev *dev, unsigned int q);
+
+	/*
+	 * The driver wrote to the config space, within its length; dev->config is not changed by the transport, which shows the
+	 * driver what this leaves there. May be NULL.
+	 */
+	void (*config_write)(struct virtio_dev *dev, unsigned int offset, const uint8_t *data,
+			     unsigned int len);
+
+	/*
+	 * QueueReset of one queue: as reset, for it alone. When the driver sets it up again, it is active and gets a kick, nothing
+	 * else. NULL: RING_RESET is not offered.
+	 */
+	void (*queue_reset)(struct virtio_dev *dev, unsigned int q);
+
+	/* Frees the device and its host resources. No transport is attached any more. */
+	void (*destroy)(struct virtio_dev *dev);
+};
+
+struct virtio_dev {
+	const struct virtio_ops *ops;
+	uint32_t id;	   /* VIRTIO_ID_* */
+	uint64_t features; /* offered, without the transport's own (VERSION_1, INDIRECT_DESC, EVENT_IDX), which the transport adds */
+	unsigned int nr_queues;
+	uint16_t queue_max[VIRTIO_MAX_QUEUES]; /* QueueNumMax; 0 means QUEUE_MAX_SIZE */
+	uint32_t own_kicks; /* bit q: the device itself (a thread, vhost) reads queue q's kick eventfd */
+	bool no_ring_features; /* INDIRECT_DESC and EVENT_IDX only as in features (vhost says what it can) */
+	uint8_t config[VIRTIO_MAX_CONFIG];
+	unsigned int config_len;
+
+	/* The transport's side, valid while attached. */
+	pthread_mutex_t lock;
+	struct virtio_mmio *mmio;
+	struct memory *mem;
+	struct event_loop *loop;
+	uint64_t acked;
+	bool active;
+	struct queue vq[VIRTIO_MAX_QUEUES];
+};
+
+/* Initialises the lock and the defaults; the device has set the rest or will. */
+void virtio_dev_init(struct virtio_dev *dev, const struct virtio_ops *ops, uint32_t id,
+		     unsigned int nr_queues);
+void virtio_dev_fini(struct virtio_dev *dev);
+
+static inline bool virtio_acked(const struct virtio_dev *dev, unsigned int bit)
+{
+	return dev->acked >> bit & 1;
+}
+
+/* Used buffers are there: interrupts the driver if the queue wants it. By the queue's user. */
+void virtio_signal(struct virtio_dev *dev, unsigned int q);
+
+/*
+ * Replaces config bytes as one change: ConfigGeneration moves once, the driver gets a configuration-change
+ * interrupt when it runs. dev->lock held.
+ */
+void virtio_config_change(struct virtio_dev *dev, unsigned int offset, const void *data,
+			  unsigned int len);
+
+/* The driver broke the rules: DEVICE_NEEDS_RESET, a configuration-change interrupt, once. Any thread. */
+void virtio_broken(struct virtio_dev *dev, const char *why);
+
+/* The eventfd that the driver's kicks of queue @q come on; the transport's. */
+int virtio_kick_fd(const struct virtio_dev *dev, unsigned int q);
+
+/* The eventfd that interrupts the driver, shared with the devices of the same line; the transport's. */
+int virtio_call_fd(const struct virtio_dev *dev);
+
+#endif

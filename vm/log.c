@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: MIT */
+#include "vm/log.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LOG_LINE 1024
+
+static struct {
+	atomic_int level;
+	atomic_int fd;
+	atomic_bool kmsg;
+	atomic_bool crlf;
+	const char *_Atomic prefix;
+} logger = { .level = LOG_INFO, .fd = STDERR_FILENO };
+
+static const char *const level_name[] = { "error", "warn", "info", "debug" };
+
+void log_set_level(enum log_level level)
+{
+	atomic_store(&logger.level, (int)level);
+}
+
+int log_parse_level(const char *word)
+{
+	for (int i = 0; i <= LOG_DEBUG; i++) {
+		if (!strcmp(word, level_name[i]))
+			return i;
+	}
+	return -EINVAL;
+}
+
+void log_set_fd(int fd, bool kmsg)
+{
+	atomic_store(&logger.kmsg, kmsg);
+	atomic_store(&logger.fd, fd);
+}
+
+void log_set_prefix(const char *prefix)
+{
+	atomic_store(&logger.prefix, prefix);
+}
+
+void log_set_crlf(bool on)
+{
+	atomic_store(&logger.crlf, on);
+}
+
+void log_line(enum log_level level, const char *fmt, ...)
+{
+	/* kernel priorities: err, warning, info, debug, in the "user" facility's place left at 0 */
+	static const char *const kmsg_level[] = { "<3>", "<4>", "<6>", "<7>" };
+	char buf[LOG_LINE];
+	int saved = errno;
+	int len, n;
+	va_list ap;
+
+	if ((int)level > atomic_load(&logger.level))
+		return;
+	const char *prefix = atomic_load(&logger.prefix);
+
+	len = snprintf(buf, sizeof(buf) - 2, "%svinit: %s%s",
+		       atomic_load(&logger.kmsg) ? kmsg_level[level] : "", prefix ? prefix : "",
+		       level == LOG_ERROR  ? "error: "
+		       : level == LOG_WARN ? "warning: "
+					   : "");
+	if (len < 0 || (size_t)len >= sizeof(buf) - 2)
+		len = 0;
+	va_start(ap, fmt);
+	n = vsnprintf(buf + len, sizeof(buf) - 2 - (size_t)len, fmt, ap);
+	va_end(ap);
+	if (n > 0)
+		len += n;
+	if ((size_t)len > sizeof(buf) - 3)
+		len = sizeof(buf) - 3;
+	/* What a guest or a file had a hand in must not move the user's cursor. */
+	for (int i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)buf[i];
+
+		if (c < ' ' || c == 0x7f)
+			buf[i] = '?';
+	}
+	if (atomic_load(&logger.crlf))
+		buf[len++] = '\r';
+	buf[len++] = '\n';
+	/* One write a line, so that lines of several threads and processes don't mix. */
+	if (write(atomic_load(&logger.fd), buf, (size_t)len) < 0) {
+		/* there is nowhere to say so */
+	}
+	errno = saved;
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+bool log_allow(struct log_limit *limit)
+{
+	uint32_t held = 0;
+	bool allow = true;
+	uint64_t now = now_ms();
+
+	/* Never wait here: a guest decides how often it is called, and from how many vCPUs. */
+	if (__atomic_exchange_n(&limit->lock, 1, __ATOMIC_ACQUIRE))
+		return false;
+	if (!limit->window_ms || now - limit->window_ms >= LOG_INTERVAL_MS) {
+		limit->window_ms = now;
+		limit->printed = 0;
+		held = limit->held;
+		limit->held = 0;
+	}
+	if (limit->printed < LOG_BURST) {
+		limit->printed++;
+	} else {
+		limit->held++;
+		allow = false;
+	}
+	__atomic_store_n(&limit->lock, 0, __ATOMIC_RELEASE);
+	if (held)
+		log_line(LOG_INFO, "(%u lines like the next one held back)", held);
+	return allow;
+}
+
+const char *errno_name(int err)
+{
+#define E(name)                                                                                    \
+	case name:                                                                                 \
+		return #name
+	switch (err < 0 ? -err : err) {
+		E(EPERM);
+		E(ENOENT);
+		E(ESRCH);
+		E(EINTR);
+		E(EIO);
+		E(ENXIO);
+		E(E2BIG);
+		E(ENOEXEC);
+		E(EBADF);
+		E(ECHILD);
+		E(EAGAIN);
+		E(ENOMEM);
+		E(EACCES);
+		E(EFAULT);
+		E(ENOTBLK);
+		E(EBUSY);
+		E(EEXIST);
+		E(EXDEV);
+		E(ENODEV);
+		E(ENOTDIR);
+		E(EISDIR);
+		E(EINVAL);
+		E(ENFILE);
+		E(EMFILE);
+		E(ENOTTY);
+		E(ETXTBSY);
+		E(EFBIG);
+		E(ENOSPC);
+		E(ESPIPE);
+		E(EROFS);
+		E(EMLINK);
+		E(EPIPE);
+		E(EDOM);
+		E(ERANGE);
+		E(EDEADLK);
+		E(ENAMETOOLONG);
+		E(ENOSYS);
+		E(ENOTEMPTY);
+		E(ELOOP);
+		E(EPROTO);
+		E(EBADMSG);
+		E(EOVERFLOW);
+		E(EILSEQ);
+		E(ENOTSOCK);
+		E(EMSGSIZE);
+		E(EPROTONOSUPPORT);
+		E(EOPNOTSUPP);
+		E(EAFNOSUPPORT);
+		E(EADDRINUSE);
+		E(EADDRNOTAVAIL);
+		E(ENETDOWN);
+		E(ENETUNREACH);
+		E(ECONNABORTED);
+		E(ECONNRESET);
+		E(ENOBUFS);
+		E(EISCONN);
+		E(ENOTCONN);
+		E(ETIMEDOUT);
+		E(ECONNREFUSED);
+		E(EHOSTUNREACH);
+		E(EALREADY);
+		E(EINPROGRESS);
+		E(ESTALE);
+		E(EDQUOT);
+		E(ENOMEDIUM);
+		E(ECANCELED);
+		E(EKEYREJECTED);
+	case 0:
+		return "no error";
+	default:
+		return "an errno without a name here";
+	}
+#undef E
+}

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT */
+#include "vm/memory.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "vm/kvm.h"
+#include "vm/log.h"
+
+/* Huge pages start at such addresses, whatever the mapping's length. */
+#define HUGE_ALIGN (2ull << 20)
+
+void memory_init(struct memory *mem, int vm_fd)
+{
+	memset(mem, 0, sizeof(*mem));
+	mem->vm_fd = vm_fd;
+}
+
+/*
+ * Guest RAM that is aligned as the guest sees it, so that one huge page of the host is one of the guest. The
+ * space to find the alignment in is given back.
+ */
+static uint8_t *map_anon(uint64_t size)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	uint8_t *start, *p;
+	uint64_t head;
+
+	start = mmap(NULL, size + HUGE_ALIGN, PROT_READ | PROT_WRITE, flags, -1, 0);
+	if (start == MAP_FAILED)
+		return NULL;
+	head = -(uint64_t)(uintptr_t)start & (HUGE_ALIGN - 1);
+	p = start + head;
+	if (head)
+		munmap(start, head);
+	if (head != HUGE_ALIGN)
+		munmap(p + size, HUGE_ALIGN - head);
+	return p;
+}
+
+static uint8_t *map_hugetlb(uint64_t size)
+{
+	uint8_t *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_HUGETLB, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+int memory_add_ram(struct memory *mem, uint64_t gpa, uint64_t size, enum memory_backing backing)
+{
+	uint64_t align = backing == MEMORY_HUGETLB ? HUGE_ALIGN : (uint64_t)sysconf(_SC_PAGESIZE);
+	struct memory_region *region;
+	unsigned int i;
+	uint8_t *hva;
+	int ret;
+
+	if (!size || (gpa | size) & (align - 1) || gpa + size < gpa) {
+		log_err("guest RAM at %#" PRIx64 ", %#" PRIx64 " bytes: not a multiple of %#" PRIx64
+			" or beyond the address space", gpa, size, align);
+		return -EINVAL;
+	}
+	for (i = 0; i < mem->nr; i++) {
+		region = &mem->region[i];
+		if (gpa < region->gpa + region->size && region->gpa < gpa + size) {
+			log_err("guest RAM at %#" PRIx64 ", %#" PRIx64 " bytes overlaps the region at %#" PRIx64,
+				gpa, size, region->gpa);
+			return -EEXIST;
+		}
+	}
+	if (mem->nr == MEMORY_MAX_REGIONS) {
+		log_err("guest RAM: no more than %d regions", MEMORY_MAX_REGIONS);
+		return -ENOSPC;
+	}
+	hva = backing == MEMORY_HUGETLB ? map_hugetlb(size) : map_anon(size);
+	if (!hva) {
+		ret = -errno;
+		log_err("guest RAM, %" PRIu64 " MiB: mmap: %s: %s", size >> 20, errno_name(ret),
+			backing == MEMORY_HUGETLB ? "check /proc/sys/vm/nr_hugepages"
+						  : "check ulimit -v and vm.overcommit_memory");
+		return ret;
+	}
+	/* Advice only: a kernel without transparent huge pages or with core dumps off says EINVAL. */
+	if (backing == MEMORY_ANON)
+		madvise(hva, size, MADV_HUGEPAGE);
+	madvise(hva, size, MADV_DONTDUMP);
+	madvise(hva, size, MADV_DONTFORK);
+
+	if (mem->vm_fd >= 0) {
+		struct kvm_userspace_memory_region slot = {
+			.slot = mem->nr,
+			.guest_phys_addr = gpa,
+			.memory_size = size,
+			.userspace_addr = (uint64_t)(uintptr_t)hva,
+		};
+
+		ret = kvm_ioctl(mem->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot);
+		if (ret < 0) {
+			munmap(hva, size);
+			return ret;
+		}
+	}
+	for (i = mem->nr; i > 0 && mem->region[i - 1].gpa > gpa; i--)
+		mem->region[i] = mem->region[i - 1];
+	mem->region[i] = (struct memory_region){
+		.gpa = gpa, .size = size, .hva = hva, .slot = mem->nr
+	};
+	mem->nr++;
+	mem->ram_size += size;
+	return 0;
+}
+
+void memory_fini(struct memory *mem)
+{
+	for (unsigned int i = 0; i < mem->nr; i++)
+		munmap(mem->region[i].hva, mem->region[i].size);
+	mem->nr = 0;
+	mem->ram_size = 0;
+}
+
+void *memory_ptr(const struct memory *mem, uint64_t gpa, uint64_t len)
+{
+	if (!len)
+		return NULL;
+	for (unsigned int i = 0; i < mem->nr; i++) {
+		const struct memory_region *region = &mem->region[i];
+		uint64_t offset = gpa - region->gpa;
+
+		/* offset and len are compared apart, so nothing can wrap. */
+		if (gpa >= region->gpa && offset < region->size)
+			return len <= region->size - offset ? region->hva + offset : NULL;
+	}
+	return NULL;
+}
+
+int memory_read(const struct memory *mem, uint64_t gpa, void *buf, uint64_t len)
+{
+	const void *p = memory_ptr(mem, gpa, len);
+
+	if (!p)
+		return -EFAULT;
+	memcpy(buf, p, len);
+	return 0;
+}
+
+int memory_write(const struct memory *mem, uint64_t gpa, const void *buf, uint64_t len)
+{
+	void *p = memory_ptr(mem, gpa, len);
+
+	if (!p)
+		return -EFAULT;
+	memcpy(p, buf, len);
+	return 0;
+}
+
+int memory_parse_size(const char *word, uint64_t *bytes)
+{
+	uint64_t value = 0;
+	unsigned int shift = 0;
+
+	if (*word < '0' || *word > '9')
+		return -EINVAL;
+	for (; *word >= '0' && *word <= '9'; word++) {
+		if (__builtin_mul_overflow(value, 10, &value) ||
+		    __builtin_add_overflow(value, (uint64_t)(*word - '0'), &value))
+			return -EINVAL;
+	}
+	switch (*word) {
+	case 'K':
+	case 'k':
+		shift = 10;
+		break;
+	case 'M':
+	case 'm':
+		shift = 20;
+		break;
+	case 'G':
+	case 'g':
+		shift = 30;
+		break;
+	case '\0':
+		break;
+	default:
+		return -EINVAL;
+	}
+	if (shift && *++word)
+		return -EINVAL;
+	if (value > UINT64_MAX >> shift)
+		return -EINVAL;
+	*bytes = value << shift;
+	return 0;
+}

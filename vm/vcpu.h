@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A vCPU and its thread.
+ *
+ * A kick is a signal plus immediate_exit: the flag catches the moment before KVM_RUN, the signal a
+ * vCPU inside it. EINTR from KVM_RUN is an outcome of its own: the exit_reason is then the last one's and is not looked at.
+ */
+#ifndef VM_VCPU_H
+#define VM_VCPU_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/kvm.h>
+
+struct vm;
+
+struct vcpu {
+	struct vm *vm;
+	unsigned int id;
+	int fd;
+	struct kvm_run *run;
+	size_t run_size;
+	pthread_t thread;
+	bool started;
+};
+
+/* KVM_CREATE_VCPU and the kvm_run mapping. 0 or -errno; logs. */
+int vcpu_create(struct vcpu *vcpu, struct vm *vm, unsigned int id);
+void vcpu_destroy(struct vcpu *vcpu);
+
+int vcpu_start(struct vcpu *vcpu);
+
+/* Makes the vCPU leave KVM_RUN, or not enter it. Any thread, never lost. */
+void vcpu_kick(struct vcpu *vcpu);
+
+/* Installs the handler of the kick signal; once a process. */
+int vcpu_init_signals(void);
+
+#endif
