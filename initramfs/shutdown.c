@@ -113,16 +113,16 @@ static void call_reboot(int how)
 
 _Noreturn void shutdown_now(enum action how)
 {
-	/*
-	 * In a child: a kernel that can't do what it is asked for ends the caller, and if that is PID 1, panics.
-	 * Sends no one to do it twice: the kernel takes a lock and sleeps in it.
-	 */
+	int err;
+
+	/* In a child: a kernel that can't do what it is asked for ends the caller, and if that is PID 1, panics. */
 	run_bounded(call_reboot, how, REBOOT_MS, action_name(how));
 	if (how != ACTION_HALT) {
 		log_err("%s: the kernel did not do it: trying the magic SysRq key",
 			action_name(how));
-		if (file_write("/proc/sysrq-trigger", how == ACTION_REBOOT ? "b" : "o"))
-			log_err("/proc/sysrq-trigger: %s", errno_name(errno));
+		err = file_write("/proc/sysrq-trigger", how == ACTION_REBOOT ? "b" : "o");
+		if (err)
+			log_err("/proc/sysrq-trigger: %s", errno_name(err));
 	}
 	log_info("the machine stays as it is: switch it off");
 	for (;;) {

@@ -22,16 +22,17 @@
 #include "vm/event.h"
 #include "vm/log.h"
 
-#define MAX_SINKS   8
-#define INPUT_BUF   4096
-#define OUTPUT_BUF  4096
-#define TTY_CHUNK   256 /* a terminal that says "writable" has room for as much as this */
-#define LOST_NOTE   96
-#define ESCAPE	    0x01 /* Ctrl-A */
-#define BATCH_MS    1	 /* a guest's byte waits this long for company */
-#define LOOK_MS	    500 /* nothing tells when a pty's other end is opened, or the foreground is ours */
-#define CLOSE_MS    200	 /* for the thread to leave a write */
-#define STACK_SIZE  65536
+#define MAX_SINKS  8
+#define INPUT_BUF  4096
+#define OUTPUT_BUF 4096
+#define TTY_CHUNK  256 /* a terminal that says "writable" has room for as much as this */
+#define LOST_NOTE  96
+#define ESCAPE	   0x01 /* Ctrl-A */
+#define BATCH_MS   1	/* a guest's byte waits this long for company */
+#define LOOK_MS	   500 /* nothing tells when a pty's other end is opened, or the foreground is ours \
+			*/
+#define CLOSE_MS   200 /* for the thread to leave a write */
+#define STACK_SIZE 65536
 
 /* What the loop's thread is asked to do; bits of struct console's todo. */
 #define TODO_INPUT  1u /* offer input again, or look at it for the first time */
@@ -41,10 +42,10 @@
 enum console_kind { CONSOLE_STDIO, CONSOLE_NULL, CONSOLE_FILE, CONSOLE_PTY, CONSOLE_UNIX };
 
 /*
- * Two threads besides the callers of console_write(): the loop's, which owns all of input and the listener, and
- * the writer, which owns its descriptor of the output. @lock guards the ring, the sinks and what those two
- * tell each other; it is a leaf, held for a copy at most, and no callback and no system call that
- * may wait runs under it. (Writing to a non-blocking eventfd doesn't wait.)
+ * Two threads besides the callers of console_write(): the loop's, which owns all of input and the
+ * listener, and the writer, which owns its descriptor of the output. @lock guards the ring, the
+ * sinks and what those two tell each other; it is a leaf, held for a copy at most, and no callback
+ * and no system call that may wait runs under it. (Writing to a non-blocking eventfd doesn't wait.)
  */
 struct console {
 	enum console_kind kind;
@@ -66,15 +67,16 @@ struct console {
 	uint64_t head;
 	uint64_t tail;
 	uint64_t lost;
-	bool connected;	  /* a reader is there; else the ring keeps the latest bytes for the next one */
-	bool nowhere;	  /* output failed for good */
+	bool connected; /* a reader is there; else the ring keeps the latest bytes for the next one
+			 */
+	bool nowhere;	/* output failed for good */
 	bool room_wanted; /* a sink waits for half the ring */
 	bool idle;	  /* the writer sleeps till it is kicked */
 	bool stop;
 	bool exited;
-	bool out_gone;	  /* the client left: the writer closes out_fd */
-	int out_next;	  /* the client came: the writer's descriptor, its own from there on; -1 */
-	int out_fd;	  /* the writer's own */
+	bool out_gone; /* the client left: the writer closes out_fd */
+	int out_next;  /* the client came: the writer's descriptor, its own from there on; -1 */
+	int out_fd;    /* the writer's own */
 	bool out_tty;
 	bool out_socket;
 	int kick_fd;
@@ -88,9 +90,9 @@ struct console {
 	atomic_uint todo;
 	bool in_open;
 	bool in_tty;
-	bool in_plain;	/* epoll can't watch it: a regular file, /dev/null */
-	bool in_eof;	/* a client that said all it has, and may still listen */
-	bool in_escape; /* the last key was Ctrl-A */
+	bool in_plain;	      /* epoll can't watch it: a regular file, /dev/null */
+	bool in_eof;	      /* a client that said all it has, and may still listen */
+	bool in_escape;	      /* the last key was Ctrl-A */
 	atomic_bool tty_away; /* we are in the background: the terminal is left alone */
 	bool listen_retry;
 	size_t in_off;
@@ -99,8 +101,8 @@ struct console {
 };
 
 /*
- * A process has one terminal, and signal handlers have no argument: hence a global. @active is what a handler may look
- * at; the rest is written before it is set.
+ * A process has one terminal, and signal handlers have no argument: hence a global. @active is what
+ * a handler may look at; the rest is written before it is set.
  */
 static struct {
 	atomic_bool claimed;
@@ -111,7 +113,7 @@ static struct {
 	int fd;
 	struct termios saved;
 	struct termios rawmode;
-} terminal = { .wake_fd = -1 };
+} terminal = {.wake_fd = -1};
 
 #define SIGNAL_SIZE 1u
 #define SIGNAL_CONT 2u
@@ -146,9 +148,11 @@ static void todo(struct console *c, unsigned int what)
 	poke(c->wake.fd);
 }
 
-/* --- the terminal ------------------------------------------------------------------------------ */
+/* --- the terminal ------------------------------------------------------------------------------
+ */
 
-/* In the background the terminal's mode is somebody else's. No controlling terminal, no background. */
+/* In the background the terminal's mode is somebody else's. No controlling terminal, no background.
+ */
 static bool terminal_is_ours(int fd)
 {
 	pid_t front = tcgetpgrp(fd);
@@ -200,8 +204,8 @@ static void on_fatal_signal(int sig, siginfo_t *info, void *context)
 {
 	console_restore_terminal();
 	/*
-	 * SA_RESETHAND put the default back. A fault comes again when this returns, and then dies where it
-	 * happened; what somebody sent has to be sent again.
+	 * SA_RESETHAND put the default back. A fault comes again when this returns, and then dies
+	 * where it happened; what somebody sent has to be sent again.
 	 */
 	if (info->si_code <= 0 || (sig != SIGSEGV && sig != SIGILL && sig != SIGFPE))
 		raise(sig);
@@ -213,11 +217,12 @@ static const int fatal_signals[] = {
 
 #define NR_FATAL (sizeof(fatal_signals) / sizeof(fatal_signals[0]))
 
-/* Only where the default stands: whoever set a handler of his own calls console_restore_terminal() himself. */
+/* Only where the default stands: whoever set a handler of his own calls console_restore_terminal()
+ * himself. */
 static void signals_hook(void)
 {
-	struct sigaction old, fatal = { .sa_flags = SA_SIGINFO | SA_RESETHAND | SA_NODEFER };
-	struct sigaction notice = { .sa_handler = on_wake_signal, .sa_flags = SA_RESTART };
+	struct sigaction old, fatal = {.sa_flags = SA_SIGINFO | SA_RESETHAND | SA_NODEFER};
+	struct sigaction notice = {.sa_handler = on_wake_signal, .sa_flags = SA_RESTART};
 
 	fatal.sa_sigaction = on_fatal_signal;
 	for (unsigned int i = 0; i < NR_FATAL; i++) {
@@ -231,7 +236,7 @@ static void signals_hook(void)
 
 static void signals_unhook(void)
 {
-	struct sigaction old, dfl = { .sa_handler = SIG_DFL };
+	struct sigaction old, dfl = {.sa_handler = SIG_DFL};
 
 	for (unsigned int i = 0; i < NR_FATAL; i++) {
 		if (!sigaction(fatal_signals[i], NULL, &old) && (old.sa_flags & SA_SIGINFO) &&
@@ -273,7 +278,8 @@ static void terminal_close(void)
 	atomic_store(&terminal.wake_fd, -1);
 }
 
-/* --- output: any thread ------------------------------------------------------------------------ */
+/* --- output: any thread ------------------------------------------------------------------------
+ */
 
 static size_t ring_used(const struct console *c)
 {
@@ -290,7 +296,8 @@ static void ring_put(struct console *c, const uint8_t *buf, size_t len)
 	c->head += len;
 }
 
-/* What can be taken now. While losses are untold, the note about them has the first call on the room. */
+/* What can be taken now. While losses are untold, the note about them has the first call on the
+ * room. */
 static size_t ring_room(const struct console *c)
 {
 	size_t room = CONSOLE_RING - ring_used(c);
@@ -378,7 +385,8 @@ void console_drop(struct console *c, size_t len)
 	pthread_mutex_unlock(&c->lock);
 }
 
-/* --- output: the writer ------------------------------------------------------------------------ */
+/* --- output: the writer ------------------------------------------------------------------------
+ */
 
 /* With the lock. */
 static void check_room(struct console *c)
@@ -447,7 +455,7 @@ static void out_take_over(struct console *c)
 		poke(c->wake.fd);
 	}
 	if (c->kind == CONSOLE_PTY && !c->connected) {
-		struct pollfd p = { .fd = c->out_fd };
+		struct pollfd p = {.fd = c->out_fd};
 
 		if (poll(&p, 1, 0) >= 0 && !(p.revents & (POLLHUP | POLLERR))) {
 			c->connected = true;
@@ -463,8 +471,8 @@ static void write_some(struct console *c)
 	size_t len = ring_used(c), max = c->out_tty ? TTY_CHUNK : OUTPUT_BUF;
 	uint64_t from = c->tail;
 	struct pollfd p[2] = {
-		{ .fd = c->kick_fd, .events = POLLIN },
-		{ .fd = c->out_fd, .events = POLLOUT },
+		{.fd = c->kick_fd, .events = POLLIN},
+		{.fd = c->out_fd, .events = POLLOUT},
 	};
 	size_t at = from % CONSOLE_RING, first;
 	ssize_t n = 0;
@@ -477,8 +485,9 @@ static void write_some(struct console *c)
 	pthread_mutex_unlock(&c->lock);
 
 	/*
-	 * The descriptor's mode is shared with whoever gave it, so it may block or not. POLLOUT promises a little room, and
-	 * little is what is written; so a write waits only if another process took that room.
+	 * The descriptor's mode is shared with whoever gave it, so it may block or not. POLLOUT
+	 * promises a little room, and little is what is written; so a write waits only if another
+	 * process took that room.
 	 */
 	if (poll(p, 2, -1) > 0 && p[1].revents && !(p[0].revents & POLLIN))
 		n = out_write(c, buf, len);
@@ -489,7 +498,8 @@ static void write_some(struct console *c)
 		n = 0;
 	}
 	if (n == -ENOSPC) {
-		/* The disk may have room again one day. No note in the ring: it would come back here. */
+		/* The disk may have room again one day. No note in the ring: it would come back
+		 * here. */
 		log_limited(LOG_WARN, "console %s: write: ENOSPC: the disk is full, output is lost",
 			    c->spec);
 		n = (ssize_t)len;
@@ -511,7 +521,7 @@ static void write_some(struct console *c)
 static void *writer_thread(void *arg)
 {
 	struct console *c = arg;
-	struct pollfd kick = { .fd = c->kick_fd, .events = POLLIN };
+	struct pollfd kick = {.fd = c->kick_fd, .events = POLLIN};
 	bool look;
 
 	pthread_mutex_lock(&c->lock);
@@ -544,7 +554,8 @@ static void *writer_thread(void *arg)
 	return NULL;
 }
 
-/* --- input: the loop's thread ------------------------------------------------------------------ */
+/* --- input: the loop's thread ------------------------------------------------------------------
+ */
 
 static bool top_sink(struct console *c, struct console_sink *sink)
 {
@@ -573,9 +584,10 @@ static void input_push(struct console *c)
 }
 
 /*
- * A terminal is read ahead while the guest takes nothing, so that Ctrl-A x works when it hangs. From anything else
- * nothing is read that the guest has no room for: that is its writer's flow control. (A paste of more than the buffer
- * to a guest that hangs blocks Ctrl-A x too; the other choice would lose pastes.)
+ * A terminal is read ahead while the guest takes nothing, so that Ctrl-A x works when it hangs.
+ * From anything else nothing is read that the guest has no room for: that is its writer's flow
+ * control. (A paste of more than the buffer to a guest that hangs blocks Ctrl-A x too; the other
+ * choice would lose pastes.)
  */
 static bool input_wanted(const struct console *c)
 {
@@ -639,7 +651,8 @@ static void show_help(struct console *c)
 		log_info("Ctrl-A x ends the guest, Ctrl-A a sends Ctrl-A, Ctrl-A h says this");
 }
 
-/* Takes what follows a Ctrl-A out of the @len bytes at @buf; returns how many are left for the guest. */
+/* Takes what follows a Ctrl-A out of the @len bytes at @buf; returns how many are left for the
+ * guest. */
 static size_t filter_escapes(struct console *c, uint8_t *buf, size_t len)
 {
 	size_t out = 0;
@@ -677,8 +690,8 @@ static size_t filter_escapes(struct console *c, uint8_t *buf, size_t len)
 }
 
 /*
- * A read of the terminal from the background stops the process, guest and all. The check leaves a moment between; with the
- * signals blocked a read in that moment fails instead (EIO).
+ * A read of the terminal from the background stops the process, guest and all. The check leaves a
+ * moment between; with the signals blocked a read in that moment fails instead (EIO).
  */
 static ssize_t terminal_read(int fd, void *buf, size_t len)
 {
@@ -868,7 +881,8 @@ static void wake_fn(struct event *ev, uint32_t events)
 		gone = c->kind == CONSOLE_UNIX && !c->connected;
 		pthread_mutex_unlock(&c->lock);
 		if (c->in_open && gone && c->in_len)
-			client_gone(c); /* dead, and its words wait for a guest that may never ask */
+			client_gone(
+				c); /* dead, and its words wait for a guest that may never ask */
 		else if (c->in_plain && c->in_open && input_wanted(c) && !input_read(c))
 			;
 		else
@@ -939,7 +953,8 @@ bool console_size(struct console *c, uint16_t *cols, uint16_t *rows)
 	return true;
 }
 
-/* --- opening ----------------------------------------------------------------------------------- */
+/* --- opening -----------------------------------------------------------------------------------
+ */
 
 /* Puts @fd under the loop's eyes, or notes that it can't be. */
 static int input_start(struct console *c, int fd)
@@ -977,7 +992,8 @@ static int open_stdio(struct console *c)
 	int in, out, ret;
 
 	if (atomic_exchange(&terminal.claimed, true)) {
-		log_err("console stdio: EBUSY: another console has it; give this one file=, pty or unix=");
+		log_err("console stdio: EBUSY: another console has it; give this one file=, pty or "
+			"unix=");
 		c->kind = CONSOLE_NULL; /* what is not ours is not put back */
 		return -EBUSY;
 	}
@@ -1002,8 +1018,8 @@ static int open_stdio(struct console *c)
 static int open_file(struct console *c, const char *path)
 {
 	/* O_NONBLOCK: a FIFO that nobody reads is an error, not a wait. */
-	int fd = open(path,
-		      O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
+	int fd =
+		open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
 	int ret = -errno;
 
 	if (fd < 0) {
@@ -1062,7 +1078,8 @@ static int open_pty(struct console *c)
 	return ret;
 }
 
-/* True when the socket at @addr's path was left behind by a process that is gone; then it is removed. */
+/* True when the socket at @addr's path was left behind by a process that is gone; then it is
+ * removed. */
 static bool remove_stale(const struct sockaddr_un *addr)
 {
 	struct stat st;
@@ -1081,7 +1098,7 @@ static bool remove_stale(const struct sockaddr_un *addr)
 
 static int open_unix(struct console *c, const char *path)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	struct stat st;
 	int fd, ret;
 
@@ -1099,13 +1116,15 @@ static int open_unix(struct console *c, const char *path)
 		return ret;
 	}
 	c->listen.fd = fd;
-	/* bind() gives the file the socket's own mode: there is no moment when others may connect. */
+	/* bind() gives the file the socket's own mode: there is no moment when others may connect.
+	 */
 	fchmod(fd, 0600);
 	ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) ? -errno : 0;
 	if (ret == -EADDRINUSE && remove_stale(&addr))
 		ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) ? -errno : 0;
 	if (ret) {
-		log_err("console %s: bind: %s: check that nobody listens there and that its folder can be written to",
+		log_err("console %s: bind: %s: check that nobody listens there and that its folder "
+			"can be written to",
 			c->spec, errno_name(ret));
 		return ret;
 	}
@@ -1161,8 +1180,8 @@ int console_open(struct console **console, const char *spec, struct event_loop *
 	pthread_condattr_destroy(&condattr);
 	c->kind = CONSOLE_NULL;
 	c->loop = loop;
-	c->in = (struct event){ .fd = -1, .fn = input_fn, .opaque = c };
-	c->listen = (struct event){ .fd = -1, .fn = listen_fn, .opaque = c };
+	c->in = (struct event){.fd = -1, .fn = input_fn, .opaque = c};
+	c->listen = (struct event){.fd = -1, .fn = listen_fn, .opaque = c};
 	c->out_fd = -1;
 	c->out_next = -1;
 	c->kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -1224,7 +1243,8 @@ err:
 	return ret;
 }
 
-/* --- closing ----------------------------------------------------------------------------------- */
+/* --- closing -----------------------------------------------------------------------------------
+ */
 
 static void deadline_in(struct timespec *ts, unsigned int ms)
 {
@@ -1272,8 +1292,7 @@ static void remove_socket(struct console *c)
 	struct stat st;
 
 	/* Only the one made here: somebody may have put another in its place. */
-	if (c->path && !lstat(c->path, &st) && st.st_dev == c->path_dev &&
-	    st.st_ino == c->path_ino)
+	if (c->path && !lstat(c->path, &st) && st.st_dev == c->path_dev && st.st_ino == c->path_ino)
 		unlink(c->path);
 }
 
@@ -1296,7 +1315,8 @@ void console_close(struct console *c, unsigned int drain_ms)
 		close(c->listen.fd);
 	if (c->in.fd >= 0)
 		close(c->in.fd);
-	/* A writer that is stuck wakes one day, and must find all that it touches: this much is never freed. */
+	/* A writer that is stuck wakes one day, and must find all that it touches: this much is
+	 * never freed. */
 	if (!exited)
 		return;
 	if (c->wake.fd >= 0)

@@ -22,8 +22,8 @@
 /*
  * Lock order: this lock, then the console's own, which is a leaf: console_write(), console_room(),
  * console_drop() and console_resume_input() may be called with it held, and never call back.
- * console_attach() and console_detach() are called without it. The console calls the sink's functions
- * with no lock of its own held.
+ * console_attach() and console_detach() are called without it. The console calls the sink's
+ * functions with no lock of its own held.
  */
 struct serial {
 	pthread_mutex_t lock;
@@ -68,7 +68,7 @@ static unsigned int rx_size(const struct serial *s)
 /* The cause with the highest priority, as IIR bits 3 to 0 (PC16550D, table 4). */
 static uint8_t irq_cause(const struct serial *s)
 {
-	static const uint8_t trigger[] = { 1, 4, 8, 14 };
+	static const uint8_t trigger[] = {1, 4, 8, 14};
 
 	if ((s->ier & UART_IER_RLSI) && s->lsr_errors)
 		return UART_IIR_RLSI;
@@ -89,8 +89,8 @@ static uint8_t irq_cause(const struct serial *s)
 }
 
 /*
- * MCR's OUT2 does not gate the output: it does on a PC's card, by a buffer outside the chip, but not on the
- * boards that an arm64 driver knows. A driver that expects the gate sets OUT2.
+ * MCR's OUT2 does not gate the output: it does on a PC's card, by a buffer outside the chip, but
+ * not on the boards that an arm64 driver knows. A driver that expects the gate sets OUT2.
  */
 static void irq_update(struct serial *s)
 {
@@ -104,8 +104,8 @@ static void irq_update(struct serial *s)
 }
 
 /*
- * The transmitter is always empty; but whoever sends from its interrupt is told so only while the console can take a
- * FIFO of bytes with ease, else when the console calls serial_room().
+ * The transmitter is always empty; but whoever sends from its interrupt is told so only while the
+ * console can take a FIFO of bytes with ease, else when the console calls serial_room().
  */
 static void tx_ready(struct serial *s)
 {
@@ -119,7 +119,8 @@ static void tx_byte(struct serial *s, uint8_t byte)
 		console_drop(s->console, 1);
 }
 
-/* False, and an overrun, when there is no room: the newcomer is lost, as in the chip's shift register. */
+/* False, and an overrun, when there is no room: the newcomer is lost, as in the chip's shift
+ * register. */
 static bool rx_byte(struct serial *s, uint8_t byte)
 {
 	if (s->rx_count >= rx_size(s)) {
@@ -132,9 +133,10 @@ static bool rx_byte(struct serial *s, uint8_t byte)
 }
 
 /*
- * Does the guest want input? Before its driver listens, input would only be thrown away when that driver starts
- * up and clears the FIFO, so it stays with the host. RTS is the plain sign. Drivers that don't set it enable the
- * receive interrupt (all four interrupts at once is Linux's probe, not a wish), or poll without touching MCR at all.
+ * Does the guest want input? Before its driver listens, input would only be thrown away when that
+ * driver starts up and clears the FIFO, so it stays with the host. RTS is the plain sign. Drivers
+ * that don't set it enable the receive interrupt (all four interrupts at once is Linux's probe, not
+ * a wish), or poll without touching MCR at all.
  */
 static bool rx_wanted(const struct serial *s)
 {
@@ -189,8 +191,9 @@ static uint8_t lsr_value(const struct serial *s)
 	uint8_t lsr = s->lsr_errors;
 
 	/*
-	 * A driver that polls has the interrupt off and never waits. One that has it on is told the truth
-	 * while it is held back: some also look here on any interrupt, and would send into a full ring.
+	 * A driver that polls has the interrupt off and never waits. One that has it on is told the
+	 * truth while it is held back: some also look here on any interrupt, and would send into a
+	 * full ring.
 	 */
 	if (!(s->tx_held && (s->ier & UART_IER_THRI)))
 		lsr |= UART_LSR_THRE | UART_LSR_TEMT;
@@ -230,13 +233,15 @@ static void write_fcr(struct serial *s, uint8_t value)
 {
 	bool was_on = fifo_on(s);
 
-	/* Bit 0 must be on for the others to be taken (PC16550D, 8.5). DMA mode has no pins here. */
+	/* Bit 0 must be on for the others to be taken (PC16550D, 8.5). DMA mode has no pins here.
+	 */
 	s->fcr = value & UART_FCR_ENABLE_FIFO
 			 ? value & (UART_FCR_TRIGGER_MASK | UART_FCR_ENABLE_FIFO)
 			 : 0;
 	/*
-	 * The chip also loses a byte that waits while the FIFO is switched on; Linux does that after it enabled
-	 * the receive interrupt, and a user's first key is worth more than this detail.
+	 * The chip also loses a byte that waits while the FIFO is switched on; Linux does that
+	 * after it enabled the receive interrupt, and a user's first key is worth more than this
+	 * detail.
 	 */
 	if ((was_on && !fifo_on(s)) || (fifo_on(s) && (value & UART_FCR_CLEAR_RCVR)))
 		s->rx_count = 0;

@@ -131,8 +131,7 @@ struct madt_nmi {
 } __attribute__((packed));
 #define MADT_NMI 4
 
-/* Guest address of what is at @pos in the builder, whose buffer is the guest's RAM from LAYOUT_RSDP
- * on. */
+/* Guest address of what is at @pos in the builder: its buffer is guest RAM from LAYOUT_RSDP on. */
 static uint64_t gpa_of(size_t pos)
 {
 	return LAYOUT_RSDP + pos;
@@ -278,8 +277,7 @@ static size_t build_dsdt(struct aml *a, unsigned int nr_vcpus, unsigned int nr_v
 {
 	size_t start = table_begin(a, "DSDT", 2), package, scope;
 
-	/* All four elements: some guests refuse a shorter _S5_. The second is for PM1b, which isn't
-	 * here. */
+	/* All four elements: some guests refuse a shorter _S5_. */
 	aml_name(a, "_S5_");
 	package = aml_package(a, 4);
 	aml_integer(a, LAYOUT_SLEEP_TYPE);
@@ -345,8 +343,10 @@ static size_t build_madt(struct aml *a, unsigned int nr_vcpus)
 	size_t start = table_begin(a, "APIC", 5);
 
 	aml_u32(a, LAYOUT_LAPIC);
-	/* PCAT_COMPAT clear: nothing for the guest behind the PIC. No overrides: GSI n is pin n, 0
-	 * too. */
+	/*
+	 * PCAT_COMPAT clear: the guest finds nothing behind the PIC. No overrides follow: GSI n is
+	 * pin n of the IOAPIC, 0 and 2 included, as in KVM's default routing.
+	 */
 	aml_u32(a, 0);
 	for (unsigned int i = 0; i < nr_vcpus; i++) {
 		struct madt_lapic lapic = {

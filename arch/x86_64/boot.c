@@ -692,7 +692,8 @@ static bool plan_find_room(const struct plan *plan, uint64_t limit, uint64_t siz
 			}
 			if (!top)
 				break;
-			end = top->gpa;
+			/* Linux frees the initrd's pages whole: it shares none with a segment. */
+			end = align_down(top->gpa, GUEST_PAGE);
 		}
 	}
 	return false;

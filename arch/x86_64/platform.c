@@ -51,8 +51,7 @@ static void sleep_ctl_access(void *opaque, uint64_t offset, uint8_t *data, unsig
 {
 	struct platform *p = opaque;
 
-	/* Reads 0: SLP_EN is write-only and SLP_TYP is not needed. Types that _S5_ doesn't name do
-	 * nothing. */
+	/* Reads 0: SLP_EN is write-only. A type that _S5_ doesn't name does nothing. */
 	if (!write || offset || len != 1)
 		return;
 	if ((data[0] & (SLEEP_ENABLE | SLEEP_TYPE_MASK)) == (SLEEP_ENABLE | SLEEP_TYPE_S5))
@@ -82,8 +81,7 @@ static void i8042_cmd_access(void *opaque, uint64_t offset, uint8_t *data, unsig
 {
 	struct platform *p = opaque;
 
-	/* Status 0: nothing to read, ready to be written. Linux waits for the latter before its
-	 * reset command. */
+	/* Status 0: nothing to read, room for a command, which is what Linux waits for first. */
 	if (write && !offset && len == 1 && data[0] == I8042_PULSE_RESET)
 		vm_end(p->vm, VM_END_RESET, "guest reset (i8042)");
 }

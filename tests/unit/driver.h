@@ -276,8 +276,11 @@ static inline int log_capture(void)
 static inline const char *log_text(int fd)
 {
 	static char text[8192];
-	ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+	ssize_t n;
 
+	if (lseek(fd, 0, SEEK_SET) < 0)
+		abort();
+	n = read(fd, text, sizeof(text) - 1);
 	text[n > 0 ? n : 0] = '\0';
 	if (ftruncate(fd, 0) < 0 || lseek(fd, 0, SEEK_SET) < 0)
 		abort();

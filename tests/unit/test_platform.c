@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The small devices on ports, through a bus as a vCPU reaches them. vm_end() is a note of what was
- * asked. */
+/* The small devices on ports, through a bus as a vCPU reaches them. vm_end() only takes notes. */
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -357,8 +356,7 @@ static void post_port(void)
 	teardown();
 }
 
-/* Every port of every device at every width: whatever is written, only the known values end the
- * guest. */
+/* Every port at every width: no value but the known ones ends the guest. */
 static void all_ports(void)
 {
 	setup();

@@ -1,0 +1,1117 @@
+/* SPDX-License-Identifier: MIT */
+/* virtio-blk as its driver sees it, through the real transport and ring, over real files. */
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/virtio_blk.h>
+#include <dirent.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include "tests/unit/driver.h"
+#include "tests/unit/test.h"
+#include "virtio/blk.h"
+
+#define SIZE	(8u << 20)
+#define SECTORS (SIZE / 512)
+
+#define F(bit)	    (1ull << (bit))
+#define F_WRITE	    (F(VIRTIO_BLK_F_FLUSH) | F(VIRTIO_BLK_F_SEG_MAX) | F(VIRTIO_BLK_F_BLK_SIZE))
+#define F_DISCARD   (F_WRITE | F(VIRTIO_BLK_F_DISCARD) | F(VIRTIO_BLK_F_WRITE_ZEROES))
+
+/* Places in guest memory: header, status, discard ranges, data. */
+#define HDR    DRIVER_DATA
+#define STATUS (DRIVER_DATA + 0x100)
+#define RANGES (DRIVER_DATA + 0x1000)
+#define DATA   (DRIVER_DATA + 0x10000)
+
+/* --- the host's calls, bent (linked with --wrap) -------------------------------------------------- */
+
+static struct {
+	atomic_int syncs, vectors, iovcnt, writes;
+	int sync_errno;
+	int delay_ms;		 /* of a pwritev */
+	atomic_int in_pwritev;
+	size_t short_max;	 /* the most that one call moves, 0: as it likes */
+	int interrupts;		 /* calls that fail with EINTR first */
+	int rw_errno;
+	size_t align;		 /* as direct I/O: memory, length and offset must be multiples */
+	int fallocate_errno;
+	int lock_errno;
+	int no_o_direct;	 /* take O_DIRECT out of open's flags: the file system below may not have it */
+} host;
+
+int __real_fdatasync(int fd);
+int __wrap_fdatasync(int fd)
+{
+	host.syncs++;
+	if (host.sync_errno) {
+		errno = host.sync_errno;
+		return -1;
+	}
+	return __real_fdatasync(fd);
+}
+
+/* Shortens the vectors to @max bytes. */
+static int cut(struct iovec *to, const struct iovec *from, int nr, size_t max)
+{
+	int i;
+
+	for (i = 0; i < nr && max; i++) {
+		to[i] = from[i];
+		if (to[i].iov_len > max)
+			to[i].iov_len = max;
+		max -= to[i].iov_len;
+	}
+	return i;
+}
+
+static int refuse(const struct iovec *iov, int nr, off_t pos)
+{
+	int err = host.rw_errno;
+
+	if (host.interrupts) {
+		host.interrupts--;
+		err = EINTR;
+	}
+	for (int i = 0; i < nr && host.align; i++)
+		if (((uintptr_t)iov[i].iov_base | iov[i].iov_len | (size_t)pos) & (host.align - 1))
+			err = EINVAL;
+	errno = err;
+	return err;
+}
+
+ssize_t __real_preadv(int fd, const struct iovec *iov, int nr, off_t pos);
+ssize_t __wrap_preadv(int fd, const struct iovec *iov, int nr, off_t pos)
+{
+	struct iovec some[QUEUE_MAX_SIZE];
+
+	host.vectors++;
+	host.iovcnt = nr;
+	if (refuse(iov, nr, pos))
+		return -1;
+	return __real_preadv(fd, some, cut(some, iov, nr, host.short_max ? host.short_max : SSIZE_MAX),
+			     pos);
+}
+
+ssize_t __real_pwritev(int fd, const struct iovec *iov, int nr, off_t pos);
+ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int nr, off_t pos)
+{
+	struct iovec some[QUEUE_MAX_SIZE];
+	ssize_t ret;
+
+	host.vectors++;
+	host.iovcnt = nr;
+	if (refuse(iov, nr, pos))
+		return -1;
+	host.in_pwritev = 1;
+	nanosleep(&(struct timespec){ .tv_nsec = host.delay_ms * 1000000l }, NULL);
+	ret = __real_pwritev(fd, some, cut(some, iov, nr, host.short_max ? host.short_max : SSIZE_MAX),
+			     pos);
+	host.in_pwritev = 0;
+	return ret;
+}
+
+ssize_t __real_pread(int fd, void *buf, size_t len, off_t pos);
+ssize_t __wrap_pread(int fd, void *buf, size_t len, off_t pos)
+{
+	struct iovec iov = { buf, len };
+
+	if (host.align && refuse(&iov, 1, pos))
+		return -1;
+	return __real_pread(fd, buf, len, pos);
+}
+
+ssize_t __real_pwrite(int fd, const void *buf, size_t len, off_t pos);
+ssize_t __wrap_pwrite(int fd, const void *buf, size_t len, off_t pos)
+{
+	struct iovec iov = { (void *)buf, len };
+
+	host.writes++;
+	if (host.align && refuse(&iov, 1, pos))
+		return -1;
+	return __real_pwrite(fd, buf, len, pos);
+}
+
+int __real_fallocate(int fd, int mode, off_t pos, off_t len);
+int __wrap_fallocate(int fd, int mode, off_t pos, off_t len)
+{
+	if (host.fallocate_errno) {
+		errno = host.fallocate_errno;
+		return -1;
+	}
+	return __real_fallocate(fd, mode, pos, len);
+}
+
+int __real_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...)
+{
+	return __real_open(path, host.no_o_direct ? flags & ~O_DIRECT : flags, 0600);
+}
+
+int __real_fcntl(int fd, int cmd, ...);
+int __wrap_fcntl(int fd, int cmd, ...)
+{
+	va_list ap;
+	void *arg;
+
+	va_start(ap, cmd);
+	arg = va_arg(ap, void *);
+	va_end(ap);
+	if (cmd == F_OFD_SETLK && host.lock_errno) {
+		errno = host.lock_errno;
+		return -1;
+	}
+	if (cmd == F_SETFL && host.no_o_direct)
+		arg = (void *)((uintptr_t)arg & ~(uintptr_t)O_DIRECT);
+	return __real_fcntl(fd, cmd, arg);
+}
+
+/* --- helpers ------------------------------------------------------------------------------------- */
+
+static char dir[] = "/tmp/test_blk.XXXXXX";
+static char path[PATH_MAX];
+static int image = -1; /* the test's own descriptor of the file */
+static int log_fd;
+
+static uint8_t pattern(size_t i)
+{
+	return (uint8_t)(i * 7 + i / 512 + i / 65536 * 13);
+}
+
+static void make_image(uint64_t size)
+{
+	static uint8_t buf[65536];
+
+	memset(&host, 0, sizeof(host));
+	log_text(log_fd);
+	if (image >= 0)
+		close(image);
+	unlink(path);
+	image = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	for (uint64_t at = 0; at < size; at += sizeof(buf)) {
+		size_t n = size - at < sizeof(buf) ? size - at : sizeof(buf);
+
+		for (size_t i = 0; i < n; i++)
+			buf[i] = pattern(at + i);
+		CHECK_EQ(__real_pwrite(image, buf, n, (off_t)at), n);
+	}
+}
+
+static bool file_is(uint64_t pos, const void *want, size_t len)
+{
+	uint8_t *buf = malloc(len);
+	bool same = __real_pread(image, buf, len, (off_t)pos) == (ssize_t)len &&
+		    !memcmp(buf, want, len);
+
+	free(buf);
+	return same;
+}
+
+/* The bytes that make_image() wrote. */
+static bool untouched(uint64_t pos, size_t len)
+{
+	uint8_t *want = malloc(len);
+	bool same;
+
+	for (size_t i = 0; i < len; i++)
+		want[i] = pattern(pos + i);
+	same = file_is(pos, want, len);
+	free(want);
+	return same;
+}
+
+static bool zeros(uint64_t pos, size_t len)
+{
+	uint8_t *want = calloc(1, len);
+	bool same = file_is(pos, want, len);
+
+	free(want);
+	return same;
+}
+
+static int open_disk(struct virtio_dev **dev, bool readonly, bool direct, bool discard)
+{
+	struct blk_config config = { path, "disk-7", readonly, direct, discard };
+
+	return blk_create(dev, &config);
+}
+
+static bool start(struct driver *d, bool readonly, bool direct, bool discard, uint64_t features)
+{
+	struct virtio_dev *dev = NULL;
+
+	if (open_disk(&dev, readonly, direct, discard) || driver_init(d, dev))
+		return false;
+	return driver_start(d, features, 256);
+}
+
+static void stop(struct driver *d)
+{
+	struct virtio_dev *dev = d->dev;
+
+	driver_fini(d);
+	dev->ops->destroy(dev);
+}
+
+static void set_header(struct driver *d, uint32_t type, uint64_t sector)
+{
+	struct virtio_blk_outhdr hdr = { htole32(type), 0, htole64(sector) };
+
+	memcpy(driver_ptr(d, HDR), &hdr, sizeof(hdr));
+	*driver_ptr(d, STATUS) = 0xee;
+}
+
+/* Sends the chain and waits. The status, or -1 when none came. */
+static int submit(struct driver *d, const struct driver_buf *buf, unsigned int nr, uint32_t *len)
+{
+	uint32_t head, used_head;
+
+	head = driver_add(d, 0, buf, nr);
+	driver_kick(d, 0);
+	if (!driver_used(d, 0, 2000, &used_head, len))
+		return -1;
+	CHECK_EQ(used_head, head);
+	return *driver_ptr(d, buf[nr - 1].gpa + buf[nr - 1].len - 1);
+}
+
+/* Header, one data buffer (none when @len is 0), status. */
+static int request(struct driver *d, uint32_t type, uint64_t sector, uint64_t gpa, uint32_t len,
+		   bool in, uint32_t *used)
+{
+	struct driver_buf buf[3] = { OUT(HDR, 16), { gpa, len, in }, IN(STATUS, 1) };
+
+	set_header(d, type, sector);
+	if (!len)
+		buf[1] = buf[2];
+	return submit(d, buf, len ? 3 : 2, used);
+}
+
+static void fill(struct driver *d, uint64_t gpa, size_t len, unsigned int seed)
+{
+	for (size_t i = 0; i < len; i++)
+		driver_ptr(d, gpa)[i] = (uint8_t)(i * 11 + seed + i / 512);
+}
+
+static bool is_pattern(struct driver *d, uint64_t gpa, uint64_t pos, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (driver_ptr(d, gpa)[i] != pattern(pos + i))
+			return false;
+	return true;
+}
+
+static unsigned int count_dir(const char *name)
+{
+	DIR *dp = opendir(name);
+	unsigned int n = 0;
+
+	while (readdir(dp))
+		n++;
+	closedir(dp);
+	return n;
+}
+
+/* --- opening ------------------------------------------------------------------------------------- */
+
+static void refused(const char *file, const char *word, int err)
+{
+	struct blk_config config = { .path = file, .id = "x" };
+	struct virtio_dev *dev = NULL;
+	const char *text;
+
+	CHECK_EQ(blk_create(&dev, &config), err);
+	CHECK(!dev);
+	text = log_text(log_fd);
+	CHECK(strstr(text, file));
+	if (!strstr(text, word)) {
+		printf("  the log says: %s", text);
+		CHECK(!"the expected word");
+	}
+}
+
+static void test_refused_images(void)
+{
+	struct blk_config long_id = { .path = path, .id = "123456789012345678901" };
+	unsigned int fds = count_dir("/proc/self/fd");
+	struct virtio_dev *dev;
+	char fifo[PATH_MAX];
+
+	make_image(SIZE + 1);
+	refused(path, "8388609 bytes", -EINVAL);
+	make_image(511);
+	refused(path, "511 bytes", -EINVAL);
+	make_image(0);
+	refused(path, "not 0", -EINVAL);
+	refused(dir, "directory", -EISDIR);
+	refused("/dev/null", "character device", -EINVAL);
+	refused("/nonexistent/disk", "ENOENT", -ENOENT);
+	snprintf(fifo, sizeof(fifo), "%s/fifo", dir);
+	CHECK_EQ(mkfifo(fifo, 0600), 0);
+	refused(fifo, "FIFO", -EINVAL);
+	unlink(fifo);
+	make_image(512);
+	CHECK_EQ(blk_create(&dev, &long_id), -EINVAL);
+	CHECK(strstr(log_text(log_fd), "20 bytes"));
+	CHECK_EQ(count_dir("/proc/self/fd"), fds + 1); /* image, opened since */
+	CHECK_EQ(count_dir("/proc/self/task"), 3);     /* ".", ".." and this thread */
+}
+
+static void test_lock(void)
+{
+	struct virtio_dev *a = NULL, *b = NULL, *c = NULL;
+
+	make_image(SIZE);
+	CHECK_EQ(open_disk(&a, false, false, false), 0);
+	CHECK_EQ(open_disk(&b, false, false, false), -EBUSY);
+	CHECK(strstr(log_text(log_fd), "in use by another process"));
+	CHECK_EQ(open_disk(&b, true, false, false), -EBUSY);
+	/* Another descriptor of the file, opened and closed, would take a POSIX lock away. */
+	close(open(path, O_RDONLY));
+	CHECK_EQ(open_disk(&b, false, false, false), -EBUSY);
+	a->ops->destroy(a);
+	CHECK_EQ(open_disk(&a, true, false, false), 0);
+	CHECK_EQ(open_disk(&b, true, false, false), 0);
+	CHECK_EQ(open_disk(&c, false, false, false), -EBUSY);
+	a->ops->destroy(a);
+	b->ops->destroy(b);
+	host.lock_errno = ENOLCK;
+	CHECK_EQ(open_disk(&a, false, false, false), -ENOLCK);
+	CHECK_EQ(open_disk(&a, true, false, false), 0);
+	a->ops->destroy(a);
+	host.lock_errno = 0;
+	CHECK_EQ(open_disk(&a, false, false, false), 0);
+	a->ops->destroy(a);
+}
+
+static void test_config(void)
+{
+	struct virtio_blk_config config;
+	struct virtio_dev *dev;
+	struct driver d;
+	struct stat st;
+
+	make_image(SIZE);
+	fstat(image, &st);
+	CHECK_EQ(open_disk(&dev, false, false, true), 0);
+	CHECK_EQ(driver_init(&d, dev), 0);
+	CHECK_EQ(driver_read(&d, VIRTIO_MMIO_DEVICE_ID), VIRTIO_ID_BLOCK);
+	memset(&config, 0, sizeof(config));
+	for (unsigned int i = 0; i < 60; i += 4)
+		virtio_mmio_access(&d.mmio, VIRTIO_MMIO_CONFIG + i, (uint8_t *)&config + i, 4, false);
+	CHECK_EQ(le64toh(config.capacity), SECTORS);
+	CHECK_EQ(le32toh(config.seg_max), QUEUE_MAX_SIZE - 2);
+	CHECK_EQ(le32toh(config.blk_size), 512);
+	CHECK_EQ(512u << config.physical_block_exp, st.st_blksize);
+	CHECK_EQ(le16toh(config.min_io_size), st.st_blksize / 512);
+	CHECK(le32toh(config.max_discard_sectors) > 0);
+	CHECK(le32toh(config.max_discard_seg) > 0);
+	CHECK_EQ(le32toh(config.discard_sector_alignment), st.st_blksize / 512);
+	CHECK(le32toh(config.max_write_zeroes_sectors) > 0);
+	CHECK_EQ(le32toh(config.max_write_zeroes_seg), 1);
+	CHECK_EQ(config.write_zeroes_may_unmap, 1);
+	CHECK_EQ(driver_offered(&d) & F_DISCARD, F_DISCARD);
+	CHECK(!(driver_offered(&d) & F(VIRTIO_BLK_F_RO)));
+	CHECK(!(driver_offered(&d) & F(VIRTIO_BLK_F_CONFIG_WCE)));
+	stop(&d);
+
+	CHECK_EQ(open_disk(&dev, true, false, true), 0);
+	CHECK_EQ(driver_init(&d, dev), 0);
+	CHECK(driver_offered(&d) & F(VIRTIO_BLK_F_RO));
+	CHECK(!(driver_offered(&d) & (F(VIRTIO_BLK_F_DISCARD) | F(VIRTIO_BLK_F_WRITE_ZEROES))));
+	stop(&d);
+}
+
+/* --- data ---------------------------------------------------------------------------------------- */
+
+static void test_read_write(void)
+{
+	struct driver d;
+	uint32_t used;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 3, DATA, 4096, true, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(used, 4097);
+	CHECK(is_pattern(&d, DATA, 3 * 512, 4096));
+	CHECK_EQ(driver_ptr(&d, DATA)[4096], 0);
+	CHECK(driver_irqs(&d, 1000) >= 1);
+
+	fill(&d, DATA, 4096, 5);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_OUT, 100, DATA, 4096, false, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(used, 1);
+	CHECK(file_is(100 * 512, driver_ptr(&d, DATA), 4096));
+	CHECK(untouched(0, 100 * 512));
+	CHECK(untouched(108 * 512, SIZE - 108 * 512));
+
+	/* the last sector, and nothing at all */
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, SECTORS - 1, DATA, 512, true, &used), VIRTIO_BLK_S_OK);
+	CHECK(is_pattern(&d, DATA, SIZE - 512, 512));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 0, 0, 0, true, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(used, 1);
+	CHECK(!driver_needs_reset(&d));
+	stop(&d);
+}
+
+/* No assumption on framing (VIRTIO 1.2, 2.7.4): cut the chain anywhere. */
+static void test_framing(void)
+{
+	struct driver_buf buf[64];
+	struct driver d;
+	uint32_t used;
+	unsigned int n;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+
+	/* header in sixteen pieces and data in odd ones, the status in the last data buffer */
+	set_header(&d, VIRTIO_BLK_T_IN, 9);
+	for (n = 0; n < 16; n++)
+		buf[n] = (struct driver_buf)OUT(HDR + n, 1);
+	buf[n++] = (struct driver_buf)IN(DATA, 100);
+	buf[n++] = (struct driver_buf)IN(DATA + 100, 1);
+	buf[n++] = (struct driver_buf)IN(DATA + 101, 1024 - 101 + 1);
+	driver_ptr(&d, DATA)[1024] = 0xee;
+	CHECK_EQ(submit(&d, buf, n, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(used, 1025);
+	CHECK(is_pattern(&d, DATA, 9 * 512, 1024));
+
+	/* header and data in one buffer, then data cut in the middle of a sector */
+	set_header(&d, VIRTIO_BLK_T_OUT, 20);
+	fill(&d, HDR + 16, 200, 1);
+	fill(&d, DATA, 312, 2);
+	buf[0] = (struct driver_buf)OUT(HDR, 16 + 200);
+	buf[1] = (struct driver_buf)OUT(DATA, 312);
+	buf[2] = (struct driver_buf)IN(RANGES, 1);
+	CHECK_EQ(submit(&d, buf, 3, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(used, 1);
+	CHECK(file_is(20 * 512, driver_ptr(&d, HDR + 16), 200));
+	CHECK(file_is(20 * 512 + 200, driver_ptr(&d, DATA), 312));
+	CHECK(untouched(21 * 512, 4096));
+
+	/* header split across the data's buffer */
+	set_header(&d, VIRTIO_BLK_T_OUT, 30);
+	memcpy(driver_ptr(&d, DATA + 0x2000), driver_ptr(&d, HDR + 10), 6);
+	fill(&d, DATA + 0x2006, 512, 9);
+	buf[0] = (struct driver_buf)OUT(HDR, 10);
+	buf[1] = (struct driver_buf)OUT(DATA + 0x2000, 6 + 512);
+	buf[2] = (struct driver_buf)IN(STATUS, 1);
+	CHECK_EQ(submit(&d, buf, 3, &used), VIRTIO_BLK_S_OK);
+	CHECK(file_is(30 * 512, driver_ptr(&d, DATA + 0x2006), 512));
+	CHECK(!driver_needs_reset(&d));
+	stop(&d);
+}
+
+/* As many segments as are advertised, moved by one call; and a host that moves less each time than asked. */
+static void test_vectors(void)
+{
+	struct driver_buf buf[QUEUE_MAX_SIZE];
+	unsigned int n = QUEUE_MAX_SIZE - 2;
+	struct driver d;
+	uint32_t used;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	set_header(&d, VIRTIO_BLK_T_IN, 16);
+	buf[0] = (struct driver_buf)OUT(HDR, 16);
+	for (unsigned int i = 0; i < n; i++)
+		buf[i + 1] = (struct driver_buf)IN(DATA + i * 8192, 4096);
+	buf[n + 1] = (struct driver_buf)IN(STATUS, 1);
+	CHECK_EQ(submit(&d, buf, n + 2, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(used, n * 4096 + 1);
+	CHECK_EQ(host.vectors, 1);
+	CHECK(host.iovcnt >= (int)n && host.iovcnt <= (int)n + 1); /* status' own vector may stay, empty */
+	for (unsigned int i = 0; i < n; i++)
+		CHECK(is_pattern(&d, DATA + i * 8192, 16 * 512 + i * 4096, 4096));
+
+	host.short_max = 1000;
+	host.interrupts = 3;
+	memset(driver_ptr(&d, DATA), 0, 64 * 8192);
+	set_header(&d, VIRTIO_BLK_T_IN, 16);
+	buf[65] = buf[n + 1];
+	CHECK_EQ(submit(&d, buf, 66, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(used, 64 * 4096 + 1);
+	for (unsigned int i = 0; i < 64; i++)
+		CHECK(is_pattern(&d, DATA + i * 8192, 16 * 512 + i * 4096, 4096));
+
+	host.interrupts = 2;
+	set_header(&d, VIRTIO_BLK_T_OUT, 1000);
+	for (unsigned int i = 0; i < 64; i++) {
+		fill(&d, DATA + i * 8192, 4096, i);
+		buf[i + 1].in = false;
+	}
+	CHECK_EQ(submit(&d, buf, 66, &used), VIRTIO_BLK_S_OK);
+	for (unsigned int i = 0; i < 64; i++)
+		CHECK(file_is(1000 * 512 + i * 4096, driver_ptr(&d, DATA + i * 8192), 4096));
+	CHECK(untouched(1000 * 512 + 64 * 4096, 4096));
+
+	/* for ever interrupted: an answer all the same */
+	host.interrupts = 1 << 30;
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 0, DATA, 512, true, &used), VIRTIO_BLK_S_IOERR);
+	CHECK_EQ(used, 1);
+	host.interrupts = 0;
+	stop(&d);
+}
+
+static void test_bounds(void)
+{
+	static const struct {
+		uint64_t sector;
+		uint32_t len;
+	} bad[] = {
+		{ SECTORS, 512 },
+		{ SECTORS - 1, 1024 },
+		{ SECTORS + 1, 0 },
+		{ UINT64_MAX, 512 },
+		{ UINT64_MAX / 512, 1024 },
+		{ UINT64_MAX / 512 + 1, 512 }, /* times 512 wraps to 0 */
+		{ 1ull << 63, 512 },
+		{ 0, 1 },
+		{ 0, 511 },
+		{ 0, 513 },
+		{ SECTORS - 1, 513 },
+	};
+	struct driver d;
+	uint32_t used;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	for (unsigned int i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		memset(driver_ptr(&d, DATA), 0x55, 1024);
+		CHECK_EQ(request(&d, VIRTIO_BLK_T_OUT, bad[i].sector, DATA, bad[i].len, false, &used),
+			 VIRTIO_BLK_S_IOERR);
+		CHECK_EQ(used, 1);
+		CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, bad[i].sector, DATA, bad[i].len, true, &used),
+			 VIRTIO_BLK_S_IOERR);
+		CHECK_EQ(used, 1);
+		CHECK_EQ(driver_ptr(&d, DATA)[0], 0x55);
+	}
+	CHECK_EQ(host.vectors, 0);
+	CHECK(untouched(0, SIZE));
+	CHECK_EQ(lseek(image, 0, SEEK_END), SIZE);
+
+	/* somebody cuts the image short */
+	CHECK_EQ(ftruncate(image, SIZE / 2 + 512), 0);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, SECTORS / 2, DATA, 1024, true, &used),
+		 VIRTIO_BLK_S_IOERR);
+	CHECK_EQ(used, 513);
+	host.rw_errno = ENOSPC;
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_OUT, 0, DATA, 512, false, &used), VIRTIO_BLK_S_IOERR);
+	CHECK(strstr(log_text(log_fd), "ENOSPC"));
+	CHECK(!driver_needs_reset(&d));
+	stop(&d);
+}
+
+static void test_readonly(void)
+{
+	struct virtio_blk_discard_write_zeroes range = { 0, htole32(8), 0 };
+	struct driver d;
+	uint32_t used;
+
+	make_image(SIZE);
+	CHECK(start(&d, true, false, true, F_WRITE | F(VIRTIO_BLK_F_RO)));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 1, DATA, 512, true, &used), VIRTIO_BLK_S_OK);
+	CHECK(is_pattern(&d, DATA, 512, 512));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_OUT, 1, DATA + 512, 512, false, &used),
+		 VIRTIO_BLK_S_IOERR);
+	memcpy(driver_ptr(&d, RANGES), &range, sizeof(range));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_DISCARD, 0, RANGES, 16, false, &used), VIRTIO_BLK_S_IOERR);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_WRITE_ZEROES, 0, RANGES, 16, false, &used),
+		 VIRTIO_BLK_S_IOERR);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_FLUSH, 0, 0, 0, false, &used), VIRTIO_BLK_S_OK);
+	CHECK(untouched(0, SIZE));
+	stop(&d);
+	/* a driver that leaves the feature out changes nothing either */
+	CHECK(start(&d, true, false, false, 0));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_OUT, 1, DATA + 512, 512, false, &used),
+		 VIRTIO_BLK_S_IOERR);
+	CHECK(untouched(0, SIZE));
+	stop(&d);
+}
+
+static void test_flush(void)
+{
+	struct driver d;
+	uint32_t used;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_OUT, 1, DATA, 512, false, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(host.syncs, 0);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_FLUSH, 0, 0, 0, false, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(used, 1);
+	CHECK_EQ(host.syncs, 1);
+	host.sync_errno = EIO;
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_FLUSH, 0, 0, 0, false, &used), VIRTIO_BLK_S_IOERR);
+	CHECK(strstr(log_text(log_fd), "EIO"));
+	host.sync_errno = 0;
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_FLUSH, 0, 0, 0, false, &used), VIRTIO_BLK_S_OK);
+
+	/* without the feature a completed write is on the disk */
+	CHECK(driver_start(&d, 0, 256));
+	host.syncs = 0;
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_OUT, 1, DATA, 512, false, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(host.syncs, 1);
+	host.sync_errno = EIO;
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_OUT, 1, DATA, 512, false, &used), VIRTIO_BLK_S_IOERR);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 1, DATA, 512, true, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(host.syncs, 2);
+	stop(&d);
+}
+
+static void test_get_id(void)
+{
+	struct blk_config config = { .path = path, .id = "12345678901234567890" };
+	struct virtio_dev *dev;
+	struct driver d;
+	uint32_t used;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	memset(driver_ptr(&d, DATA), 0xaa, 64);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_GET_ID, 0, DATA, 20, true, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(used, 21);
+	CHECK(!memcmp(driver_ptr(&d, DATA), "disk-7\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xaa", 21));
+	memset(driver_ptr(&d, DATA), 0xaa, 64);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_GET_ID, 0, DATA, 4, true, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(used, 5);
+	CHECK(!memcmp(driver_ptr(&d, DATA), "disk\xaa", 5));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_GET_ID, 0, DATA, 32, true, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(used, 21);
+	CHECK_EQ(driver_ptr(&d, DATA)[20], 0xaa);
+	stop(&d);
+
+	CHECK_EQ(blk_create(&dev, &config), 0);
+	CHECK_EQ(driver_init(&d, dev), 0);
+	CHECK(driver_start(&d, F_WRITE, 256));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_GET_ID, 0, DATA, 20, true, &used), VIRTIO_BLK_S_OK);
+	CHECK(!memcmp(driver_ptr(&d, DATA), "12345678901234567890", 20));
+	stop(&d);
+}
+
+static void test_unsupported(void)
+{
+	static const uint32_t types[] = { VIRTIO_BLK_T_SCSI_CMD, 3, 5, 9, 14, 15, 0x80000000, UINT32_MAX };
+	struct driver d;
+	uint32_t used;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, true, F_WRITE)); /* offers discard, the driver leaves it */
+	for (unsigned int i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+		CHECK_EQ(request(&d, types[i], 0, DATA, 512, false, &used), VIRTIO_BLK_S_UNSUPP);
+		CHECK_EQ(request(&d, types[i], 0, DATA, 512, true, &used), VIRTIO_BLK_S_UNSUPP);
+		CHECK_EQ(used, 1);
+	}
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_DISCARD, 0, RANGES, 16, false, &used), VIRTIO_BLK_S_UNSUPP);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_WRITE_ZEROES, 0, RANGES, 16, false, &used),
+		 VIRTIO_BLK_S_UNSUPP);
+	CHECK(untouched(0, SIZE));
+	stop(&d);
+}
+
+/* --- discard and zeroes -------------------------------------------------------------------------- */
+
+static int ranges(struct driver *d, uint32_t type, const struct virtio_blk_discard_write_zeroes *r,
+		  unsigned int nr)
+{
+	uint32_t used;
+	int status;
+
+	memcpy(driver_ptr(d, RANGES), r, nr * sizeof(*r));
+	status = request(d, type, 0, RANGES, nr * sizeof(*r), false, &used);
+	CHECK_EQ(used, 1);
+	return status;
+}
+
+#define RANGE(s, n, f) { htole64(s), htole32(n), htole32(f) }
+typedef struct virtio_blk_discard_write_zeroes range_t;
+
+static blkcnt_t blocks(void)
+{
+	struct stat st;
+
+	fstat(image, &st);
+	return st.st_blocks;
+}
+
+static void test_discard(void)
+{
+	const range_t two[] = { RANGE(128, 128, 0), RANGE(1024, 256, 0) };
+	const range_t unmap = RANGE(0, 8, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
+	const range_t reserved = RANGE(0, 8, 2), beyond = RANGE(SECTORS - 1, 2, 0);
+	const range_t wraps = RANGE(UINT64_MAX, 2, 0), many = RANGE(0, UINT32_MAX, 0);
+	const range_t second_bad[] = { RANGE(0, 8, 0), RANGE(SECTORS, 1, 0) };
+	range_t too_many[17];
+	blkcnt_t before;
+	struct driver d;
+	uint32_t used;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, true, F_DISCARD));
+	memset(too_many, 0, sizeof(too_many));
+
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_DISCARD, &unmap, 1), VIRTIO_BLK_S_UNSUPP);
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_DISCARD, &reserved, 1), VIRTIO_BLK_S_UNSUPP);
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_DISCARD, &beyond, 1), VIRTIO_BLK_S_IOERR);
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_DISCARD, &wraps, 1), VIRTIO_BLK_S_IOERR);
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_DISCARD, &many, 1), VIRTIO_BLK_S_IOERR);
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_DISCARD, second_bad, 2), VIRTIO_BLK_S_IOERR);
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_DISCARD, too_many, 17), VIRTIO_BLK_S_IOERR);
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_DISCARD, too_many, 16), VIRTIO_BLK_S_OK); /* of nothing */
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_DISCARD, 0, RANGES, 15, false, &used), VIRTIO_BLK_S_IOERR);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_DISCARD, 0, 0, 0, false, &used), VIRTIO_BLK_S_IOERR);
+	CHECK(untouched(0, SIZE));
+
+	CHECK_EQ(__real_fdatasync(image), 0);
+	before = blocks();
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_DISCARD, two, 2), VIRTIO_BLK_S_OK);
+	CHECK(zeros(128 * 512, 128 * 512));
+	CHECK(zeros(1024 * 512, 256 * 512));
+	CHECK(untouched(0, 128 * 512));
+	CHECK(untouched(256 * 512, 768 * 512));
+	CHECK(untouched(1280 * 512, SIZE - 1280 * 512));
+	CHECK_EQ(lseek(image, 0, SEEK_HOLE), 128 * 512);
+	CHECK_EQ(lseek(image, 128 * 512, SEEK_DATA), 256 * 512);
+	CHECK(blocks() < before);
+	CHECK_EQ(lseek(image, 0, SEEK_END), SIZE);
+
+	host.fallocate_errno = EOPNOTSUPP;
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_DISCARD, &second_bad[0], 1), VIRTIO_BLK_S_UNSUPP);
+	host.fallocate_errno = EIO;
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_DISCARD, &second_bad[0], 1), VIRTIO_BLK_S_IOERR);
+	CHECK(untouched(0, 128 * 512));
+	stop(&d);
+}
+
+static void test_write_zeroes(void)
+{
+	const range_t keep = RANGE(128, 128, 0), odd = RANGE(1001, 3, 0);
+	const range_t unmap = RANGE(512, 128, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
+	const range_t written = RANGE(2048, 300, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
+	const range_t reserved = RANGE(0, 8, 4), two[2] = { RANGE(0, 8, 0), RANGE(8, 8, 0) };
+	const range_t many = RANGE(0, SECTORS + 1, 0);
+	struct driver d;
+	blkcnt_t before;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, true, F_DISCARD));
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, &reserved, 1), VIRTIO_BLK_S_UNSUPP);
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, two, 2), VIRTIO_BLK_S_IOERR);
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, &many, 1), VIRTIO_BLK_S_IOERR);
+	CHECK(untouched(0, SIZE));
+
+	CHECK_EQ(__real_fdatasync(image), 0);
+	before = blocks();
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, &keep, 1), VIRTIO_BLK_S_OK);
+	CHECK(zeros(128 * 512, 128 * 512));
+	CHECK(blocks() >= before); /* without UNMAP the space stays the guest's */
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, &unmap, 1), VIRTIO_BLK_S_OK);
+	CHECK(zeros(512 * 512, 128 * 512));
+	CHECK(blocks() < before);
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, &odd, 1), VIRTIO_BLK_S_OK);
+	CHECK(zeros(1001 * 512, 3 * 512));
+	CHECK(untouched(1004 * 512, 4096));
+	CHECK(untouched(640 * 512, (1001 - 640) * 512));
+
+	/* a host without the calls gets zeros written */
+	host.fallocate_errno = EOPNOTSUPP;
+	host.writes = 0;
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, &written, 1), VIRTIO_BLK_S_OK);
+	CHECK_EQ(host.writes, 3); /* 300 sectors are 150 KiB */
+	CHECK(zeros(2048 * 512, 300 * 512));
+	CHECK(untouched(2348 * 512, SIZE - 2348 * 512));
+	CHECK(untouched(1004 * 512, (2048 - 1004) * 512));
+	host.fallocate_errno = ENOSPC;
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, &odd, 1), VIRTIO_BLK_S_IOERR);
+	stop(&d);
+}
+
+/* --- direct I/O ---------------------------------------------------------------------------------- */
+
+/* Calls refuse what direct I/O refuses; the file itself is an ordinary one, since /tmp may be a tmpfs. */
+static void test_direct(void)
+{
+	struct driver_buf buf[4];
+	struct virtio_dev *dev;
+	struct driver d;
+	uint32_t used;
+
+	make_image(SIZE);
+	host.no_o_direct = 1;
+	host.align = 512;
+	CHECK(start(&d, false, true, false, F_WRITE));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 3, DATA, 4096, true, &used), VIRTIO_BLK_S_OK);
+	CHECK(is_pattern(&d, DATA, 3 * 512, 4096));
+	/* memory that is not aligned, framing that is odd, more than the bounce buffer holds */
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 5, DATA + 7, 200 * 512, true, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(used, 200 * 512 + 1);
+	CHECK(is_pattern(&d, DATA + 7, 5 * 512, 200 * 512));
+	fill(&d, DATA + 3, 300 * 512, 77);
+	set_header(&d, VIRTIO_BLK_T_OUT, 2000);
+	buf[0] = (struct driver_buf)OUT(HDR, 16);
+	buf[1] = (struct driver_buf)OUT(DATA + 3, 99);
+	buf[2] = (struct driver_buf)OUT(DATA + 3 + 99, 300 * 512 - 99);
+	buf[3] = (struct driver_buf)IN(STATUS, 1);
+	CHECK_EQ(submit(&d, buf, 4, &used), VIRTIO_BLK_S_OK);
+	CHECK(file_is(2000 * 512, driver_ptr(&d, DATA + 3), 300 * 512));
+	CHECK(untouched(0, 2000 * 512));
+	CHECK(untouched(2300 * 512, SIZE - 2300 * 512));
+	stop(&d);
+
+	/* blocks of 4096: told to the guest, and asked of it */
+	host.align = 4096;
+	CHECK(start(&d, false, true, false, F_WRITE));
+	CHECK_EQ(driver_read(&d, VIRTIO_MMIO_CONFIG + offsetof(struct virtio_blk_config, blk_size)),
+		 4096);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 8, DATA + 512, 4096, true, &used), VIRTIO_BLK_S_OK);
+	CHECK(is_pattern(&d, DATA + 512, 4096, 4096));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 1, DATA, 4096, true, &used), VIRTIO_BLK_S_IOERR);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_OUT, 8, DATA, 512, false, &used), VIRTIO_BLK_S_IOERR);
+	CHECK(untouched(0, 2000 * 512));
+	stop(&d);
+	CHECK_EQ(ftruncate(image, SIZE - 512), 0);
+	CHECK_EQ(open_disk(&dev, false, true, false), -EINVAL);
+	CHECK(strstr(log_text(log_fd), "4096"));
+	host.align = 65536;
+	CHECK_EQ(open_disk(&dev, false, true, false), -EINVAL);
+	CHECK(strstr(log_text(log_fd), "leave out `direct`"));
+}
+
+/* --- life cycle ---------------------------------------------------------------------------------- */
+
+static void test_malformed(void)
+{
+	const struct driver_buf no_status[] = { OUT(HDR, 16), OUT(DATA, 512) };
+	const struct driver_buf no_header[] = { IN(DATA, 512), IN(STATUS, 1) };
+	const struct driver_buf short_header[] = { OUT(HDR, 15), IN(STATUS, 1) };
+	const struct driver_buf outside[] = { OUT(HDR, 16), IN(DRIVER_RAM_GPA + DRIVER_RAM_SIZE - 256, 512),
+					      IN(STATUS, 1) };
+	const struct {
+		const struct driver_buf *buf;
+		unsigned int nr;
+	} bad[] = { { no_status, 2 }, { no_header, 2 }, { short_header, 2 }, { outside, 3 } };
+	uint32_t used, head;
+	struct driver d;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	for (unsigned int i = 0; i < 4; i++) {
+		int wait;
+
+		set_header(&d, VIRTIO_BLK_T_OUT, 0);
+		driver_irqs(&d, 0);
+		driver_add(&d, 0, bad[i].buf, bad[i].nr);
+		driver_kick(&d, 0);
+		for (wait = 0; !driver_needs_reset(&d) && wait < 2000; wait++)
+			nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+		CHECK(driver_needs_reset(&d));
+		CHECK(driver_irqs(&d, 1000) >= 1);
+		CHECK(driver_read(&d, VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG);
+		/* dead until the reset */
+		set_header(&d, VIRTIO_BLK_T_OUT, 0);
+		driver_add(&d, 0, (struct driver_buf[]){ OUT(HDR, 16), OUT(DATA, 512), IN(STATUS, 1) }, 3);
+		driver_kick(&d, 0);
+		CHECK(!driver_used(&d, 0, 20, &head, &used));
+		CHECK(driver_start(&d, F_WRITE, 256));
+		CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 1, DATA, 512, true, &used), VIRTIO_BLK_S_OK);
+	}
+	CHECK(untouched(0, SIZE));
+	stop(&d);
+}
+
+static void wait_in_pwritev(void)
+{
+	for (int i = 0; i < 2000 && !host.in_pwritev; i++)
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+	CHECK(host.in_pwritev);
+}
+
+/* A reset finds a write in the host's hands and others behind it: that one ends where it was to go, the others never start. */
+static void test_reset_in_flight(void)
+{
+	struct driver d;
+	uint8_t *ram, *expect;
+	uint32_t used;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	fill(&d, DATA, 8192, 3);
+	expect = malloc(8192);
+	memcpy(expect, driver_ptr(&d, DATA), 8192);
+	host.delay_ms = 200;
+	set_header(&d, VIRTIO_BLK_T_OUT, 500);
+	driver_add(&d, 0, (struct driver_buf[]){ OUT(HDR, 16), OUT(DATA, 8192), IN(STATUS, 1) }, 3);
+	for (unsigned int i = 0; i < 4; i++) {
+		struct virtio_blk_outhdr hdr = { htole32(VIRTIO_BLK_T_OUT), 0, htole64(i) };
+
+		memcpy(driver_ptr(&d, RANGES + i * 16), &hdr, 16);
+		driver_add(&d, 0,
+			   (struct driver_buf[]){ OUT(RANGES + i * 16, 16), OUT(DATA, 512),
+						  IN(STATUS + 1 + i, 1) },
+			   3);
+	}
+	driver_kick(&d, 0);
+	wait_in_pwritev();
+	driver_reset(&d);
+	CHECK_EQ(host.in_pwritev, 0);
+	CHECK_EQ(host.vectors, 1);
+	CHECK(file_is(500 * 512, expect, 8192));
+	CHECK(untouched(0, 500 * 512));
+
+	/* guest RAM is the driver's again, whatever it does with it */
+	ram = malloc(DRIVER_RAM_SIZE);
+	memcpy(ram, d.ram, DRIVER_RAM_SIZE);
+	nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
+	CHECK(!memcmp(ram, d.ram, DRIVER_RAM_SIZE));
+	CHECK_EQ(host.vectors, 1);
+	free(ram);
+	free(expect);
+
+	host.delay_ms = 0;
+	CHECK(driver_start(&d, F_WRITE, 256));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 500, DATA + 16384, 8192, true, &used), VIRTIO_BLK_S_OK);
+	CHECK(!memcmp(driver_ptr(&d, DATA), driver_ptr(&d, DATA + 16384), 8192));
+	/* and the end of the machine with a write under way */
+	host.delay_ms = 100;
+	set_header(&d, VIRTIO_BLK_T_OUT, 700);
+	driver_add(&d, 0, (struct driver_buf[]){ OUT(HDR, 16), OUT(DATA, 512), IN(STATUS, 1) }, 3);
+	driver_kick(&d, 0);
+	wait_in_pwritev();
+	stop(&d);
+	CHECK_EQ(host.in_pwritev, 0);
+}
+
+/* A guest that resets in a loop makes no threads and no descriptors. */
+static void test_reset_loop(void)
+{
+	unsigned int fds, tasks;
+	struct driver d;
+	uint32_t used;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	fds = count_dir("/proc/self/fd");
+	tasks = count_dir("/proc/self/task");
+	CHECK_EQ(tasks, 4); /* ".", "..", this thread, the disk's */
+	for (int i = 0; i < 300; i++) {
+		CHECK(driver_start(&d, F_WRITE, i % 2 ? 256 : 4));
+		if (i % 3)
+			CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, i, DATA, 512, true, &used),
+				 VIRTIO_BLK_S_OK);
+		else if (i % 2) /* leave one behind */
+			driver_kick(&d, 0);
+		driver_reset(&d);
+	}
+	CHECK_EQ(count_dir("/proc/self/fd"), fds);
+	CHECK_EQ(count_dir("/proc/self/task"), tasks);
+	/* DRIVER_OK without a queue */
+	driver_write(&d, VIRTIO_MMIO_STATUS, driver_features(&d, F_WRITE) | VIRTIO_CONFIG_S_DRIVER_OK);
+	CHECK(!driver_needs_reset(&d));
+	driver_reset(&d);
+	stop(&d);
+}
+
+/* The machine is built anew around the same disk. */
+static void test_reattach(void)
+{
+	struct virtio_dev *dev, *other;
+	struct driver d;
+	uint32_t used;
+
+	make_image(SIZE);
+	CHECK_EQ(open_disk(&dev, false, false, false), 0);
+	for (int i = 0; i < 3; i++) {
+		CHECK_EQ(driver_init(&d, dev), 0);
+		CHECK(driver_start(&d, F_WRITE, 64));
+		CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 2, DATA, 512, true, &used), VIRTIO_BLK_S_OK);
+		CHECK(is_pattern(&d, DATA, 1024, 512));
+		driver_fini(&d);
+		CHECK_EQ(open_disk(&other, false, false, false), -EBUSY);
+	}
+	dev->ops->destroy(dev);
+}
+
+/* Many at once, through a ring that goes round: every one answered once, every interrupt seen in time. */
+static void test_many(void)
+{
+	struct driver d;
+	uint32_t len, head;
+	unsigned int done = 0, sent = 0;
+
+	make_image(SIZE);
+	for (int event_idx = 0; event_idx < 2; event_idx++) {
+		CHECK(start(&d, false, false, false,
+			    F_WRITE | (event_idx ? F(VIRTIO_RING_F_EVENT_IDX) : 0)));
+		d.q[0].avail->ring[256] = 0; /* used_event: at the next one */
+		for (done = sent = 0; done < 2000;) {
+			while (sent < 2000 && sent - done < 64) {
+				unsigned int slot = sent % 64;
+				struct virtio_blk_outhdr hdr = { htole32(VIRTIO_BLK_T_IN), 0,
+								 htole64(sent * 5 % SECTORS) };
+
+				memcpy(driver_ptr(&d, RANGES + slot * 16), &hdr, 16);
+				*driver_ptr(&d, STATUS + slot) = 0xee;
+				driver_add(&d, 0,
+					   (struct driver_buf[]){ OUT(RANGES + slot * 16, 16),
+								  IN(DATA + slot * 512, 512),
+								  IN(STATUS + slot, 1) },
+					   3);
+				sent++;
+			}
+			driver_kick(&d, 0);
+			/* sleep as a driver does, on the interrupt alone */
+			if (!driver_irqs(&d, 3000)) {
+				CHECK(!"an interrupt");
+				break;
+			}
+			do {
+				while (driver_used(&d, 0, 0, &head, &len)) {
+					unsigned int slot = done % 64;
+
+					CHECK_EQ(len, 513);
+					CHECK_EQ(*driver_ptr(&d, STATUS + slot), 0);
+					CHECK(is_pattern(&d, DATA + slot * 512,
+							 done * 5 % SECTORS * 512, 512));
+					done++;
+				}
+				d.q[0].avail->ring[256] = htole16(d.q[0].used_idx);
+				__atomic_thread_fence(__ATOMIC_SEQ_CST);
+			} while (le16toh(d.q[0].used->idx) != d.q[0].used_idx);
+		}
+		CHECK_EQ(done, 2000);
+		stop(&d);
+	}
+}
+
+int main(void)
+{
+	if (!mkdtemp(dir))
+		return 1;
+	snprintf(path, sizeof(path), "%s/image", dir);
+	log_fd = log_capture();
+
+	RUN(test_refused_images);
+	RUN(test_lock);
+	RUN(test_config);
+	RUN(test_read_write);
+	RUN(test_framing);
+	RUN(test_vectors);
+	RUN(test_bounds);
+	RUN(test_readonly);
+	RUN(test_flush);
+	RUN(test_get_id);
+	RUN(test_unsupported);
+	RUN(test_discard);
+	RUN(test_write_zeroes);
+	RUN(test_direct);
+	RUN(test_malformed);
+	RUN(test_reset_in_flight);
+	RUN(test_reset_loop);
+	RUN(test_reattach);
+	RUN(test_many);
+
+	close(image);
+	unlink(path);
+	rmdir(dir);
+	return TEST_RESULT();
+}
