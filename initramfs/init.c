@@ -77,14 +77,18 @@ static int open_node(const char *path, int flags, unsigned int major, unsigned i
  */
 static void open_stdio(void)
 {
-	int console, fd, old_err;
+	int console, fd;
+	bool kmsg;
 
 	console = fd = open_node("/dev/console", O_RDWR | O_NONBLOCK, 5, 1);
 	if (fd < 0)
 		fd = open_node("/dev/kmsg", O_WRONLY | O_NONBLOCK, 1, 11);
-	old_err = fd;
+	kmsg = console < 0 && fd >= 0;
 	if (fd < 0)
 		fd = open_node("/dev/null", O_RDWR, 1, 3);
+	/* Whatever it is, 0 to 2 have to be taken, or a socket would become somebody's stdout. */
+	if (fd < 0)
+		fd = open("/", O_RDONLY);
 	if (fd < 0)
 		return;
 	for (int i = 0; i < 3; i++) {
@@ -93,8 +97,8 @@ static void open_stdio(void)
 	}
 	if (fd > 2)
 		close(fd);
-	log_set_fd(2, console < 0 && old_err >= 0);
-	if (console < 0)
+	log_set_fd(2, kmsg);
+	if (kmsg)
 		log_warn("/dev/console: %s: the log goes to /dev/kmsg", errno_name(console));
 }
 

@@ -34,6 +34,8 @@ static int add_vcpus(struct vm *vm, unsigned int nr_vcpus)
 	unsigned int max = arch_max_vcpus(vm->kvm);
 	int ret;
 
+	if (max > vm->kvm->max_vcpus)
+		max = vm->kvm->max_vcpus;
 	if (!nr_vcpus || nr_vcpus > max) {
 		log_err("cpus: %u; this host can give 1 to %u", nr_vcpus, max);
 		return -EINVAL;

@@ -59,14 +59,13 @@ static void vsock_stop(struct vsock *vsock)
 		return;
 	vhost_stop(&vsock->vhost);
 	event_del(vsock->dev.loop, &vsock->err);
-	vsock_drain_err(vsock);
 	vsock->started = false;
 }
 
 /*
  * The kernel would try a malformed ring again at every kick, so the device is stopped here. May
  * run once more after event_del(), even after the next DRIVER_OK: only a count that is really
- * there, in a device that is started, is an error (vsock_stop() drains what came before).
+ * there, in a device that is started, is an error (vsock_activate() drains what came before).
  */
 static void vsock_ring_error(struct event *ev, uint32_t events)
 {
@@ -90,7 +89,7 @@ static int vsock_activate(struct virtio_dev *dev)
 	int r;
 
 	for (unsigned int i = 0; i < VHOST_NR_RINGS; i++) {
-		if (!dev->vq[i].ready || !dev->vq[i].active) {
+		if (!dev->vq[i].active) {
 			log_limited(LOG_WARN, "vsock: the driver did not set up its %s queue",
 				    i == VSOCK_RX ? "rx" : "tx");
 			return -EINVAL;
@@ -99,6 +98,7 @@ static int vsock_activate(struct virtio_dev *dev)
 		ring[i].kick_fd = virtio_kick_fd(dev, i);
 	}
 
+	vsock_drain_err(vsock); /* what is left of the last driver's */
 	r = event_add(dev->loop, &vsock->err, EPOLLIN);
 	if (r) {
 		log_limited(LOG_ERROR, "vsock: epoll_ctl: %s: check fs.epoll.max_user_watches",
@@ -109,7 +109,6 @@ static int vsock_activate(struct virtio_dev *dev)
 			vsock->err.fd);
 	if (r) {
 		event_del(dev->loop, &vsock->err);
-		vsock_drain_err(vsock);
 		return r;
 	}
 	vsock->started = true;

@@ -226,8 +226,9 @@ static int set_lapic(struct vcpu *vcpu)
 
 	if (ret < 0)
 		return ret;
-	/* The lines as firmware leaves them: LINT0 takes the PIC, LINT1 the NMI. */
-	lapic_lvt(&lapic, LAPIC_LVT_LINT0, LVT_EXTINT);
+	/* The lines as firmware leaves them: the boot CPU's LINT0 takes the PIC, LINT1 the NMI. */
+	if (!vcpu->id)
+		lapic_lvt(&lapic, LAPIC_LVT_LINT0, LVT_EXTINT);
 	lapic_lvt(&lapic, LAPIC_LVT_LINT1, LVT_NMI);
 	ret = kvm_ioctl(vcpu->fd, KVM_SET_LAPIC, &lapic);
 	return ret < 0 ? ret : 0;

@@ -37,6 +37,28 @@ const struct kvm_cap *const arch_kvm_caps = caps;
  */
 static const char own_words[] = "console=ttyS0 8250.nr_uarts=1 panic=1 pci=off";
 
+/*
+ * KVM's interrupt controllers start with every line open. A hardware-reduced kernel never touches them, so a device's
+ * pulse would reach it as vector 0 and up, an exception: mask all lines, as firmware does.
+ */
+static int mask_pic(struct vm *vm)
+{
+	static const uint32_t chips[] = { KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE };
+
+	for (unsigned int i = 0; i < 2; i++) {
+		struct kvm_irqchip chip = { .chip_id = chips[i] };
+		int ret = kvm_ioctl(vm->fd, KVM_GET_IRQCHIP, &chip);
+
+		if (ret < 0)
+			return ret;
+		chip.chip.pic.imr = 0xff;
+		ret = kvm_ioctl(vm->fd, KVM_SET_IRQCHIP, &chip);
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
 int arch_vm_init(struct vm *vm)
 {
 	uint64_t identity = LAYOUT_IDENTITY_MAP;
@@ -55,6 +77,9 @@ int arch_vm_init(struct vm *vm)
 		return ret;
 	ret = kvm_ioctl_val(vm->fd, KVM_CREATE_IRQCHIP, 0);
 	if (ret < 0)
+		return ret;
+	ret = mask_pic(vm);
+	if (ret)
 		return ret;
 	ret = kvm_ioctl(vm->fd, KVM_CREATE_PIT2, &pit);
 	return ret < 0 ? ret : 0;

@@ -5,6 +5,7 @@
  * which values, and what is left behind when any of them fails.
  */
 #include <dirent.h>
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -30,6 +31,7 @@
 #include "vm/kvm.h"
 #include "vm/log.h"
 #include "vm/memory.h"
+#include "vsock/vhost.h"
 #include "vsock/vsock.h"
 
 #define BIT(n) (1ULL << (n))
@@ -235,7 +237,7 @@ static int model_set_running(int on)
 
 int kvm_ioctl_raw(int fd, unsigned long request, const void *arg)
 {
-	if (fd != model.fd || fcntl(fd, F_GETFD) < 0) {
+	if (fd < 0 || fd != model.fd || fcntl(fd, F_GETFD) < 0) {
 		model.bad_fd = true;
 		return -EBADF;
 	}
@@ -892,6 +894,18 @@ static void a_kernel_that_does_not_stop(void)
 	CHECK_EQ(count_fds(), fds);
 }
 
+static void stop_and_close_when_closed(void)
+{
+	struct vhost vhost = { .fd = -1 };
+
+	model_init(KERNEL_FEATURES);
+	vhost_stop(&vhost);
+	vhost_close(&vhost);
+	vhost_close(&vhost);
+	CHECK_EQ(model.nr_calls, 0);
+	CHECK(!model.bad_fd && !model.broke_rule);
+}
+
 /* --- the kernel's complaints, the event queue --------------------------------------------------- */
 
 static void *loop_thread(void *arg)
@@ -970,6 +984,7 @@ static void an_old_error_is_not_the_next_drivers(void)
 	}
 	CHECK_EQ(err->fd, err_fd);
 	driver_reset();
+	complain(err_fd);
 	err->fn(err, EPOLLIN); /* late, not started */
 	CHECK_EQ(reg_read(VIRTIO_MMIO_STATUS), 0);
 	CHECK_EQ(driver_up(V1, 7), RUNS);
@@ -1034,6 +1049,7 @@ int main(void)
 	RUN(reset_lets_go_of_all);
 	RUN(a_new_machine_gets_its_own_ram);
 	RUN(a_kernel_that_does_not_stop);
+	RUN(stop_and_close_when_closed);
 	RUN(a_ring_error_breaks_the_device);
 	RUN(an_old_error_is_not_the_next_drivers);
 	RUN(the_event_queue_keeps_its_buffers);

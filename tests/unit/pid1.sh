@@ -1,0 +1,544 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# usage: pid1.sh BINARY [CASE...]
+#
+# Runs BINARY as PID 1 of fresh namespaces, a root of its own with busybox in it, and looks at what it does and how it ends. All of it in a
+# user namespace: no root is needed, and whatever PID 1 does stays there (reboot(2) ends the namespace: reboot
+# as SIGHUP, power-off and halt as SIGINT).
+#
+# BINARY is vinit, or test_pid1, whose VMMs are make-believe; the cases marked "fake" need that one.
+set -u
+LC_ALL=C
+export LC_ALL
+
+binary=$(realpath -- "${1:?usage: pid1.sh BINARY [CASE...]}") || exit 1
+shift
+busybox=$(command -v busybox) || { echo "pid1: skip: no busybox (busybox-static)"; exit 77; }
+fake=
+case $binary in */test_pid1) fake=1 ;; esac
+namespaces=(-U -r -p -f -m -n -u -i -C --propagation private)
+if ! timeout 10 unshare "${namespaces[@]}" mount -t tmpfs tmpfs /tmp 2>/dev/null; then
+	echo "pid1: skip: no user namespaces here (kernel.unprivileged_userns_clone, user.max_user_namespaces)"
+	exit 77
+fi
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/pid1.XXXXXX") || exit 1
+image=$work/image root=$work/root log=$work/log
+unshare_pid='' cat_pid=''
+end_all() {
+	[ -z "$unshare_pid" ] || kill -KILL "$unshare_pid" 2>/dev/null
+	[ -z "$cat_pid" ] || kill -KILL "$cat_pid" 2>/dev/null
+	rm -rf "$work"
+}
+trap end_all EXIT
+trap 'exit 130' INT TERM
+mkdir "$root"
+
+# new: an empty image; what follows writes into it. conf: vinit.conf. guest NAME: a guest's file.
+new() {
+	rm -rf "$image"
+	mkdir -p "$image"/{bin,dev,etc/vinit/guests.d,proc,t}
+	cp "$binary" "$image/init"
+	cp -L "$busybox" "$image/bin/busybox"
+	ln -s busybox "$image/bin/sh"
+	prepare='' fifo=dev/console
+}
+conf() { cat >"$image/etc/vinit/vinit.conf"; }
+guest() { cat >"$image/etc/vinit/guests.d/$1.conf"; }
+script() {
+	{ echo '#!/bin/busybox sh'; cat; } >"$image/t/$1"
+	chmod 755 "$image/t/$1"
+}
+
+# boot: starts it; sets pid1, as seen from here. The console ($fifo) is a FIFO, whose reader writes the log. $prepare is run in
+# the root before.
+boot() {
+	local tries=0
+
+	: >"$log"
+	pid1=
+	# shellcheck disable=SC2016	# the inner shell's variables
+	TERM=linux unshare --kill-child "${namespaces[@]}" sh -c '
+		mount -t tmpfs tmpfs "$2" && cp -a "$1/." "$2/" && mkfifo "$2/$5.new" || exit 99
+		touch "$2/dev/null" && mount --bind /dev/null "$2/dev/null" || exit 99
+		mount -t proc proc "$2/proc" || exit 99
+		if [ "$3" ]; then
+			for dir in /usr /lib /lib64; do
+				[ ! -d $dir ] || { mkdir -p "$2$dir" && mount --rbind $dir "$2$dir"; } || exit 99
+			done
+		fi
+		cd "$2"
+		eval "$4"
+		mv "$5.new" "$5"
+		exec chroot . /init' boot "$image" "$root" "$fake" "$prepare" "$fifo" \
+		</dev/null >"$work/stdout" 2>&1 &
+	unshare_pid=$!
+	while [ -z "$pid1" ] || [ ! -p "/proc/$pid1/root/$fifo" ]; do
+		read -r pid1 _ <"/proc/$unshare_pid/task/$unshare_pid/children"
+		tries=$((tries + 1))
+		[ $tries -lt 200 ] || { echo "  it does not start"; cat "$work/stdout"; return 1; }
+		sleep 0.02
+	done
+	cat "/proc/$pid1/root/$fifo" >"$log" 2>/dev/null &
+	cat_pid=$!
+}
+
+# ended SECONDS: waits for the namespace's end; sets status.
+ended() {
+	wait_end "$1" 2>/dev/null # where bash would tell of the signal
+	unshare_pid=
+	wait "$cat_pid" 2>/dev/null
+	cat_pid=
+	[ $status != timeout ] || bad "not ended within $1 s"
+}
+wait_end() {
+	local tries=0
+
+	while kill -0 "$unshare_pid" 2>/dev/null; do
+		tries=$((tries + 1))
+		if [ $tries -gt $(($1 * 20)) ]; then
+			kill -KILL "$unshare_pid"
+			wait "$unshare_pid"
+			status=timeout
+			return
+		fi
+		sleep 0.05
+	done
+	wait "$unshare_pid"
+	status=$?
+}
+
+# seen SECONDS REGEX: waits until the log has it.
+seen() {
+	local tries=0
+
+	until grep -Eq -- "$2" "$log"; do
+		tries=$((tries + 1))
+		[ $tries -le $(($1 * 20)) ] || { bad "not in the log within $1 s: $2"; return 1; }
+		sleep 0.05
+	done
+}
+
+bad() {
+	echo "  ${BASH_LINENO[1]:-?}: $*"
+	failed=1
+}
+has() { grep -Eq -- "$1" "$log" || bad "not in the log: $1"; }
+hasnt() { ! grep -Eq -- "$1" "$log" || bad "in the log: $1"; }
+is() { [ "$1" = "$2" ] || bad "${3:-value}: \"$1\", not \"$2\""; }
+
+rebooted=129 # SIGHUP
+off=130      # SIGINT
+
+# --- cases -----------------------------------------------------------------------------------------
+
+case_exec() {
+	new
+	conf <<-END
+		exec = /t/job one two
+		exec-end = poweroff
+	END
+	script job <<-'END'
+		echo "job: args $*"
+		echo "job: pid1 is $(busybox cat /proc/1/cmdline | busybox tr '\0' ' ')"
+		for f in run tmp sys/fs/cgroup dev/pts; do
+			busybox grep -q " /$f " /proc/mounts && echo "job: mounted $f"
+		done
+		echo "job: score $(busybox cat /proc/self/oom_score_adj)"
+		busybox grep -E '^Sig(Blk|Ign)' /proc/self/status | busybox tr '\t\n' '  '
+		echo
+		echo "job: cwd $(pwd) umask $(umask)"
+		echo "job: fds" $(busybox ls /proc/self/fd)
+		echo "job: env" $(busybox env | busybox sort | busybox grep -v '^\(_\|PWD\|SHLVL\|OLDPWD\)=')
+		echo "job: stat $(busybox cut -d' ' -f6 /proc/$$/stat) $$"
+		busybox kill -9 1
+		busybox kill -STOP 1
+		busybox kill -SEGV 1
+		busybox sleep 0.2
+		echo "job: pid1 state $(busybox sed -n 's/^State:.\(.\).*/\1/p' /proc/1/status)"
+		exit 7
+	END
+	boot && ended 20
+	has 'job: args one two'
+	has 'job: pid1 is /init'
+	for f in run tmp sys/fs/cgroup dev/pts; do has "job: mounted $f"; done
+	has 'job: score 0$'
+	has 'SigBlk: 0{16} SigIgn: 0{16}'
+	has 'job: cwd / umask 0022'
+	has 'job: fds 0 1 2 3$' # ls has its folder open
+	has 'job: env HOME=/root PATH=/bin:/sbin:/usr/bin:/usr/sbin TERM=linux$'
+	has 'job: pid1 state [SR]'
+	has 'exec: ended with status 7; action: poweroff'
+	has 'powering off'
+	is "$status" $off "how it ended"
+}
+
+case_exec_shell() {
+	new
+	conf <<-END
+		exec = echo "from a \$(echo shell)"; exit 3
+		exec-end = reboot
+	END
+	boot && ended 20
+	has '^from a shell'
+	has 'exec: ended with status 3; action: reboot'
+	is "$status" $rebooted "how it ended"
+}
+
+case_exec_missing() {
+	new
+	conf <<-END
+		no-such-key = 1
+		exec = /no/such/file
+		exec-end = halt
+		stop-timeout = soon
+	END
+	boot && ended 20
+	has 'vinit.conf:1: "no-such-key": no such key'
+	has 'vinit.conf:4: stop-timeout = "soon": not a value'
+	has '/no/such/file: cannot run it: ENOENT'
+	has 'exec: ended with status 127; action: halt'
+	has 'halting'
+	is "$status" $off "how it ended"
+}
+
+# A burst that ends at once, and ten thousand one after another.
+case_orphans() {
+	new
+	conf <<-END
+		exec = /t/job
+		exec-end = poweroff
+	END
+	script job <<-'END'
+		rss() { busybox sed -n 's/^VmRSS:[^0-9]*\([0-9]*\).*/\1/p' /proc/1/status; }
+		for i in $(busybox seq 300); do (busybox sleep 1 &); done
+		busybox sleep 2
+		before=$(rss)
+		for i in $(busybox seq 10000); do (: &); done
+		busybox sleep 1
+		echo "job: zombies $(busybox grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | busybox wc -l)"
+		echo "job: grown $(($(rss) - before))"
+		echo "job: pid1 fds" $(busybox ls /proc/1/fd | busybox wc -l)
+	END
+	boot && ended 90
+	has 'job: zombies 0$'
+	grown=$(sed -n 's/^job: grown //p' "$log")
+	[ "${grown:-999999}" -le 200 ] || bad "PID 1 grew by ${grown:-?} kB over 10,000 orphans"
+	is "$status" $off "how it ended"
+}
+
+one_signal() {
+	new
+	boot && seen 10 'nothing left to do' && kill -"$1" "$pid1" && ended 20
+	has "$2"
+	has "$3"
+	is "$status" "$4" "end after SIG$1"
+}
+case_signals() {
+	one_signal TERM 'SIGTERM: going down, action: reboot' '^vinit: rebooting' $rebooted
+	one_signal INT 'Ctrl-Alt-Del: going down, action: reboot' '^vinit: rebooting' $rebooted
+	one_signal USR1 'SIGUSR1: going down, action: halt' '^vinit: halting' $off
+	one_signal USR2 'SIGUSR2: going down, action: poweroff' '^vinit: powering off' $off
+	one_signal PWR 'SIGPWR: going down, action: poweroff' '^vinit: powering off' $off
+	new
+	boot && seen 10 'nothing left to do'
+	for sig in HUP QUIT ALRM WINCH PIPE TSTP TTIN TTOU CONT URG IO VTALRM USR2; do
+		kill -$sig "$pid1" || bad "PID 1 is gone before SIG$sig"
+		sleep 0.05
+	done
+	ended 20
+	is "$status" $off "end after signals that do nothing and SIGUSR2"
+}
+
+# Nothing to open, nothing can be made in a user namespace, and the standard files are closed: where a socket
+# would become PID 1's stdout.
+case_no_console() {
+	new
+	fifo=t/out
+	prepare='umount dev/null; rm dev/null; exec <&- >&- 2>&-'
+	conf <<-END
+		exec = /t/job
+		exec-end = reboot
+	END
+	script job <<-'END'
+		exec >/t/out
+		for fd in 0 1 2; do echo "job: $fd is $(busybox readlink /proc/1/fd/$fd)"; done
+	END
+	boot && ended 20
+	for fd in 0 1 2; do has "job: $fd is /\$"; done
+	is "$status" $rebooted "how it ended"
+}
+
+# What VMMs that fail at once give: 1, 2, 4, ... and the limit's action.
+case_backoff() {
+	new
+	conf <<-END
+		on-all-stopped = poweroff
+	END
+	guest web <<-END
+		[guest]
+		kernel = /no/such/kernel
+		cmdline = sleep=0 exit=1
+		[supervise]
+		restart-limit = 3
+		bad-key = 1
+		on-crash = explode
+	END
+	boot && ended 40
+	has 'web.conf:6: "bad-key": no such key'
+	has 'web.conf:7: on-crash = "explode": not a value'
+	has 'guest web: .*\(status [12]\) after [0-9]+ s; action: restart in 1 s'
+	has 'guest web: .*action: restart in 2 s'
+	has 'guest web: .*action: restart in 4 s'
+	has 'guest web: .*3 restarts in a row; action: stop'
+	has 'all guests have stopped: going down, action: poweroff'
+	is "$(grep -c 'guest web: started' "$log")" 4 "starts"
+	is "$status" $off "how it ended"
+}
+
+case_limit_action() {
+	new
+	guest web <<-END
+		[guest]
+		kernel = /no/such/kernel
+		cmdline = sleep=0 exit=1
+		[supervise]
+		restart-limit = 1
+		on-limit = reboot
+	END
+	boot && ended 20
+	has '1 restarts in a row; action: reboot'
+	is "$status" $rebooted "how it ended"
+}
+
+case_rescue_refused() {
+	new
+	guest web <<-END
+		[guest]
+		kernel = /no/such/kernel
+		cmdline = sleep=0 exit=1
+		[supervise]
+		on-failure = rescue
+	END
+	boot && seen 10 'rescue: no shell, since "rescue = yes" is not in' && kill -USR2 "$pid1" && ended 20
+	hasnt 'a shell on the console'
+	is "$status" $off "how it ended"
+}
+
+case_rescue() {
+	new
+	conf <<-END
+		rescue = yes
+	END
+	boot && seen 10 'rescue: a shell on the console'
+	echo 'echo "sum $((40 + 2))"; kill -USR1 1' >"/proc/$pid1/root/dev/console"
+	ended 20
+	has 'SIGUSR1: going down, action: halt'
+	is "$status" $off "how it ended"
+}
+
+# The console takes nothing: what is logged is lost, and nothing waits for it.
+case_full_console() {
+	new
+	conf <<-END
+		log-level = debug
+	END
+	boot && seen 10 'nothing left to do'
+	kill -STOP "$cat_pid"
+	# signals that are logged, some 40 bytes each, until the FIFO's 64 KiB are full
+	for ((i = 0; i < 4000; i++)); do
+		kill -WINCH "$pid1"
+		((i % 10)) || sleep 0.001
+	done
+	kill -USR2 "$pid1"
+	for ((i = 0; i < 300; i++)); do
+		kill -0 "$unshare_pid" 2>/dev/null || break
+		sleep 0.05
+	done
+	[ $i -lt 300 ] || bad "PID 1 did not end with its console full"
+	kill -CONT "$cat_pid"
+	ended 5
+	is "$status" $off "how it ended"
+	[ "$(stat -c %s "$log")" -ge 60000 ] || bad "the FIFO was not full: $(stat -c %s "$log") bytes"
+	hasnt 'powering off'
+}
+
+fake_ends() {
+	new
+	conf <<-END
+		on-all-stopped = poweroff
+	END
+	guest a <<-END
+		[guest]
+		cmdline = sleep=300 $1
+		[supervise]
+		on-reset = stop
+		on-crash = stop
+		on-failure = stop
+	END
+	boot && ended 20
+	has "guest a: $2 after 0 s; action: stop"
+	is "$status" $off "how it ended"
+}
+case_fake_ends() {
+	fake_ends exit=0 'powered off \(status 0\)'
+	fake_ends exit=1 'failed \(status 1\)'
+	fake_ends exit=2 'bad usage or configuration \(status 2\)'
+	fake_ends exit=3 'reset \(status 3\)'
+	fake_ends exit=4 'crashed \(status 4\)'
+	fake_ends exit=5 'ended from outside \(status 5\)'
+	fake_ends segv 'killed by signal 11 \(Segmentation fault\)'
+}
+
+case_fake_consoles() {
+	new
+	guest a <<-END
+		[guest]
+		console = null
+	END
+	guest b <<-END
+		[guest]
+		name = other
+	END
+	guest c <<-END
+		[guest]
+		console = stdio
+	END
+	guest d <<-END
+		[supervise]
+		autostart = no
+	END
+	guest '-e' <<-END
+	END
+	boot && seen 10 'guest c: started'
+	sleep 1
+	has '^--config /etc/vinit/guests.d/a.conf --name a \(fake run\)'
+	has '^--config /etc/vinit/guests.d/b.conf --name b --console stdio \(fake run\)'
+	has '^--config /etc/vinit/guests.d/c.conf --name c --console file=/run/vinit/c.console \(fake run\)'
+	has 'guests.d/-e.conf: not a guest.s name'
+	hasnt 'guest d'
+	[ -d "/proc/$pid1/root/run/vinit" ] || bad "no /run/vinit"
+	kill -USR2 "$pid1"
+	ended 20
+	has 'asking 3 guests to power off, for up to 35 s'
+	has 'guest c: powered off \(status 0\) after'
+	is "$status" $off "how it ended"
+}
+
+vmm_pid() { # NAME: of the last VMM started, in the namespace
+	sed -n "s/.*guest $1: started, pid \([0-9]*\).*/\1/p" "$log" | tail -n 1
+}
+
+case_fake_kill() {
+	new
+	guest a </dev/null
+	boot && seen 10 'guest a: started'
+	nsenter --preserve-credentials -U -p -m -r -t "$pid1" /bin/busybox kill -KILL "$(vmm_pid a)"
+	seen 10 'guest a: killed by signal 9 \(Killed\) after [0-9]+ s; action: restart in 1 s'
+	for ((i = 0; i < 100; i++)); do
+		[ "$(grep -c 'guest a: started' "$log")" -lt 2 ] || break
+		sleep 0.05
+	done
+	is "$(grep -c 'guest a: started' "$log")" 2 starts
+	kill -TERM "$pid1"
+	ended 20
+	is "$status" $rebooted "how it ended"
+}
+
+# One that ignores the request, one that is stopped: both end, and in the bound.
+case_fake_hung() {
+	new
+	conf <<-END
+		stop-timeout = 1
+	END
+	guest a <<-END
+		[guest]
+		cmdline = stubborn
+	END
+	guest b <<-END
+		[guest]
+		cmdline = stubborn hung
+	END
+	boot && seen 10 'guest b: started'
+	sleep 0.5
+	started=$SECONDS
+	kill -TERM "$pid1"
+	seen 3 'asking 2 guests'
+	kill -USR2 "$pid1"
+	nsenter --preserve-credentials -U -p -m -r -t "$pid1" /bin/busybox kill -STOP "$(vmm_pid b)"
+	ended 20
+	[ $((SECONDS - started)) -le 9 ] || bad "it took $((SECONDS - started)) s, 6 are the bound"
+	has 'SIGUSR2: already going down, action: reboot'
+	has '2 guests have not ended in 6 s: killed'
+	has 'guest a: killed by signal 9'
+	has 'guest b: killed by signal 9'
+	is "$status" $rebooted "how it ended"
+}
+
+case_fake_cad() {
+	new
+	guest a <<-END
+		[guest]
+		cmdline = stubborn
+	END
+	boot && seen 10 'guest a: started'
+	sleep 0.3
+	started=$SECONDS
+	for ((i = 0; i < 7; i++)); do
+		kill -INT "$pid1"
+		sleep 0.1
+	done
+	kill -0 "$unshare_pid" || bad "seven times were enough"
+	kill -INT "$pid1"
+	ended 20
+	[ $((SECONDS - started)) -le 4 ] || bad "it took $((SECONDS - started)) s"
+	has 'Ctrl-Alt-Del 8 times in 2 s: reboot at once'
+	hasnt unmounting
+	is "$status" $rebooted "how it ended"
+}
+
+# Restarts leave nothing behind in PID 1.
+case_fake_restarts() {
+	new
+	conf <<-END
+		exec = /t/job
+	END
+	script job <<-'END'
+		(while busybox sleep 0.5; do echo "fds $(busybox ls /proc/1/fd | busybox wc -l)"; done) &
+	END
+	for g in 1 2 3 4 5 6 7 8; do
+		guest $g <<-END
+			[guest]
+			cmdline = sleep=1 exit=3
+			[supervise]
+			restart-limit = 0
+		END
+	done
+	boot
+	seen 20 'action: restart in 8 s'
+	kill -USR2 "$pid1"
+	ended 20
+	is "$(grep -c '^fds' "$log" | sed 's/^[1-9].*/some/')" some "looks at the fds"
+	is "$(sed -n 's/^fds //p' "$log" | sort -u | wc -l)" 1 "different numbers of open files"
+	is "$status" $off "how it ended"
+}
+
+# --- all of them -----------------------------------------------------------------------------------
+
+cases=$(declare -F | sed -n 's/^declare -f case_//p')
+bads=0 oks=0
+for name in $cases; do
+	[ $# -eq 0 ] || [[ " $* " == *" $name "* ]] || continue
+	case $name in fake_*) [ -n "$fake" ] || continue ;; esac
+	failed='' status=''
+	"case_$name"
+	if [ -n "$failed" ]; then
+		echo "FAIL pid1_$name"
+		sed 's/^/    /' "$log" | tail -n 40
+		bads=$((bads + 1))
+	else
+		echo "ok pid1_$name"
+		oks=$((oks + 1))
+	fi
+done
+[ $bads -eq 0 ] && [ $oks -gt 0 ]
