@@ -989,25 +989,22 @@ static void output_start(struct console *c, int fd)
 
 static int open_stdio(struct console *c)
 {
-	int in, out, ret;
+	int ret;
 
 	if (atomic_exchange(&terminal.claimed, true)) {
 		log_err("console stdio: EBUSY: another console has it; give this one file=, pty or "
 			"unix=");
-		c->kind = CONSOLE_NULL; /* what is not ours is not put back */
-		return -EBUSY;
+		return -EBUSY; /* still of kind null: what is not ours is not put back */
 	}
-	/* Descriptors of our own: 0 and 1 may be closed, or be replaced later. */
-	in = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
-	out = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
-	if (out >= 0)
-		output_start(c, out);
+	c->kind = CONSOLE_STDIO;
+	if (c->out_fd >= 0)
+		output_start(c, c->out_fd);
 	else
 		c->nowhere = true;
-	if (in < 0)
+	if (c->in.fd < 0)
 		return 0;
-	c->in_tty = isatty(in);
-	ret = input_start(c, in);
+	c->in_tty = isatty(c->in.fd);
+	ret = input_start(c, c->in.fd);
 	if (ret)
 		return ret;
 	if (c->in_tty)
@@ -1184,6 +1181,11 @@ int console_open(struct console **console, const char *spec, struct event_loop *
 	c->listen = (struct event){.fd = -1, .fn = listen_fn, .opaque = c};
 	c->out_fd = -1;
 	c->out_next = -1;
+	if (!strcmp(spec, "stdio")) {
+		/* Of our own, as 0 and 1 may be replaced later; and first, as they may be closed and then reused. */
+		c->in.fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
+		c->out_fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+	}
 	c->kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	c->wake = (struct event){
 		.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC),
@@ -1216,7 +1218,6 @@ int console_open(struct console **console, const char *spec, struct event_loop *
 		goto err;
 	}
 	if (!strcmp(spec, "stdio")) {
-		c->kind = CONSOLE_STDIO;
 		ret = open_stdio(c);
 	} else if (!strcmp(spec, "pty")) {
 		c->kind = CONSOLE_PTY;

@@ -400,20 +400,23 @@ static int echo_move(struct echo *echo, struct echo_conn *conn)
 	return conn->eof && !conn->len ? -1 : 0;
 }
 
+/* All that wait. */
 static int echo_accept(struct echo *echo, int listener)
 {
-	struct echo_conn *conn = &echo->conn[echo->nr];
-	int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	while (echo->nr < ECHO_MAX) {
+		struct echo_conn *conn = &echo->conn[echo->nr];
+		int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
-	if (fd < 0)
-		return would_block() || errno == ECONNABORTED ? 0 : fail_errno("accept");
-	*conn = (struct echo_conn){ .fd = fd, .buf = malloc(CHUNK) };
-	if (!conn->buf) {
-		close(fd);
-		return fail("no memory for a connection");
+		if (fd < 0)
+			return would_block() || errno == ECONNABORTED ? 0 : fail_errno("accept");
+		*conn = (struct echo_conn){ .fd = fd, .buf = malloc(CHUNK) };
+		if (!conn->buf) {
+			close(fd);
+			return fail("no memory for a connection");
+		}
+		if (++echo->nr > echo->peak)
+			echo->peak = echo->nr;
 	}
-	if (++echo->nr > echo->peak)
-		echo->peak = echo->nr;
 	return 0;
 }
 
@@ -444,7 +447,14 @@ static int echo_step(struct echo *echo, int listener, int timeout)
 	if (!r)
 		return 0;
 
-	/* Downwards: closing one moves the last into its place, and the last was looked at. */
+	/*
+	 * Before any byte moves: "many" opens all of its connections first, so that all of them are
+	 * counted as held at once.
+	 */
+	if (fds[nr].revents && echo_accept(echo, listener))
+		return 1;
+
+	/* Downwards: closing one moves the last into its place: a new one, or one done already. */
 	for (unsigned int i = nr; i-- > 0;) {
 		if (!fds[i].revents)
 			continue;
@@ -455,7 +465,7 @@ static int echo_step(struct echo *echo, int listener, int timeout)
 		if (r)
 			echo_close(echo, i, r < 0 ? 0 : r);
 	}
-	return fds[nr].revents ? echo_accept(echo, listener) : 0;
+	return 0;
 }
 
 static int do_listen(struct tool *tool, const uint64_t *arg)

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -1327,24 +1328,30 @@ static void other_kinds(void)
 	memory_fini(&mem);
 }
 
+static int count_fds(void)
+{
+	int nr = 0;
+
+	for (int fd = 0; fd < 256; fd++)
+		nr += fcntl(fd, F_GETFD) >= 0;
+	return nr;
+}
+
 /* No load leaves a descriptor open, whatever its end. */
 static void descriptors(void)
 {
 	struct boot_entry entry;
 	struct memory mem;
-	int before, after;
+	int before;
 
 	ram_make(&mem, 32 * MIB);
 	bz_make();
 	log_start();
-	before = dup(2);
-	close(before);
+	before = count_fds();
 	CHECK_EQ(load_full(&mem, bz, BZ_SIZE, 100, "", &entry), 0);
 	CHECK_EQ(load_full(&mem, bz, BZ_SIZE, GIB, "", &entry), -ENOSPC);
 	CHECK_EQ(load_full(&mem, bz, 100, 100, "", &entry), -ENOEXEC);
-	after = dup(2);
-	close(after);
-	CHECK_EQ(after, before);
+	CHECK_EQ(count_fds(), before);
 	memory_fini(&mem);
 }
 

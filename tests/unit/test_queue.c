@@ -49,6 +49,8 @@ int kvm_ioctl_raw(int fd, unsigned long request, const void *arg)
 #define BUF_SIZE  0x1000
 #define BUF2_GPA  (BUF_GPA + BUF_SIZE)
 #define HOLE_GPA  0x60000
+#define BIG_GPA	  0x200000 /* of tests that need it, BIG_SIZE each for up to three rings */
+#define BIG_SIZE  0x100000
 #define TABLE_LEN 48
 
 struct guest {
@@ -359,6 +361,31 @@ static void chain_length(void)
 	offer(g, 0);
 	CHECK_EQ(pop(g), -EIO);
 	guest_free(g);
+
+	/* A table that is longer is refused for its length alone, however short the chain in it. */
+	for (unsigned int n = QUEUE_MAX_SIZE; n <= QUEUE_MAX_SIZE + 1; n++) {
+		g = guest_new(1, INDIRECT);
+		table = add_block(&g->mem, 0x100000, 16 * n);
+		table[0] = mkdesc(BUF_GPA, 1, 0, 0);
+		g->desc[0] = mkdesc(0x100000, 16 * n, F_INDIRECT, 0);
+		offer(g, 0);
+		CHECK_EQ(pop(g), n <= QUEUE_MAX_SIZE ? 1 : -EIO);
+		guest_free(g);
+	}
+}
+
+/* A table's length is whole descriptors, even where the chain in it needs no more than it has. */
+static void table_length(void)
+{
+	for (unsigned int len = 1; len <= TABLE_LEN; len++) {
+		struct guest *g = guest_with_chains(INDIRECT);
+
+		g->table[0].flags = 0;
+		g->desc[3].len = htole32(len);
+		offer(g, 3);
+		CHECK_EQ(pop(g), len % 16 ? -EIO : 1);
+		guest_free(g);
+	}
 }
 
 /* An indirect table at an odd address (the specification asks for no alignment). */
@@ -444,6 +471,37 @@ static void push_rules(void)
 	guest_free(g);
 }
 
+/* Requests still out when the queue breaks or stops end without a trace. */
+static void push_after_the_end(void)
+{
+	struct guest *g = guest_with_chains(INDIRECT);
+
+	offer(g, 0);
+	offer(g, 0);
+	CHECK_EQ(pop(g), 1);
+	CHECK_EQ(pop(g), -EIO);
+	queue_push(&g->q, 0, 1);
+	CHECK_EQ(g->used->idx, 0);
+	CHECK_EQ(g->used->ring[0].len, 0);
+	guest_free(g);
+
+	g = guest_with_chains(INDIRECT);
+	offer(g, 0);
+	CHECK_EQ(pop(g), 1);
+	g->q.active = false;
+	queue_push(&g->q, 0, 1);
+	CHECK_EQ(g->used->idx, 0);
+	CHECK_EQ(g->used->ring[0].len, 0);
+	/* Made active again, the queue knows of nothing in flight. */
+	g->avail->idx = 0;
+	CHECK_EQ(queue_activate(&g->q, &g->mem, INDIRECT), 0);
+	queue_push(&g->q, 0, 1);
+	CHECK_EQ(g->used->idx, 0);
+	offer(g, 0);
+	CHECK_EQ(pop(g), 1);
+	guest_free(g);
+}
+
 static void unpop(void)
 {
 	struct guest *g = guest_with_chains(INDIRECT);
@@ -473,13 +531,15 @@ static const struct {
 	{ "size 0", 0, DESC_GPA, AVAIL_GPA, USED_GPA, -EINVAL },
 	{ "size 3", 3, DESC_GPA, AVAIL_GPA, USED_GPA, -EINVAL },
 	{ "size 7", 7, DESC_GPA, AVAIL_GPA, USED_GPA, -EINVAL },
-	{ "size 512", 512, BUF_GPA, AVAIL_GPA, USED_GPA, -EINVAL },
-	{ "size 32768", 32768, DESC_GPA, AVAIL_GPA, USED_GPA, -EINVAL },
+	{ "size 256", 256, BIG_GPA, BIG_GPA + BIG_SIZE, BIG_GPA + 2 * BIG_SIZE, 0 },
+	{ "size 512", 512, BIG_GPA, BIG_GPA + BIG_SIZE, BIG_GPA + 2 * BIG_SIZE, -EINVAL },
+	{ "size 32768", 32768, BIG_GPA, BIG_GPA + BIG_SIZE, BIG_GPA + 2 * BIG_SIZE, -EINVAL },
 	{ "table beyond its region", 16, DESC_GPA, BUF_GPA, BUF2_GPA, -EINVAL },
 	{ "available ring beyond its region", 16, BUF_GPA, AVAIL_GPA, BUF2_GPA, -EINVAL },
 	{ "used ring beyond its region", 16, BUF_GPA, BUF2_GPA, USED_GPA, -EINVAL },
 	{ "available ring's event word beyond", 8, DESC_GPA, AVAIL_GPA + 2, USED_GPA, -EINVAL },
-	{ "used ring's event word beyond", 8, DESC_GPA, AVAIL_GPA, USED_GPA + 4, -EINVAL },
+	{ "used ring's event word within", 8, DESC_GPA, AVAIL_GPA, BUF_GPA + BUF_SIZE - 72, 0 },
+	{ "used ring's event word beyond", 8, DESC_GPA, AVAIL_GPA, BUF_GPA + BUF_SIZE - 68, -EINVAL },
 	{ "table unaligned", 8, BUF_GPA + 8, AVAIL_GPA, USED_GPA, -EINVAL },
 	{ "available ring unaligned", 8, DESC_GPA, BUF_GPA + 1, USED_GPA, -EINVAL },
 	{ "used ring unaligned", 8, DESC_GPA, AVAIL_GPA, BUF_GPA + 2, -EINVAL },
@@ -503,6 +563,7 @@ static void activation(void)
 		struct guest *g = guest_new(8, 0);
 		int ret;
 
+		add_block(&g->mem, BIG_GPA, 3 * BIG_SIZE);
 		queue_reset(&g->q);
 		CHECK_EQ(pop(g), 0);
 		g->q.num = shapes[i].num;
@@ -1104,9 +1165,11 @@ int main(void)
 	RUN(malformed_rings);
 	RUN(head_in_flight_twice);
 	RUN(chain_length);
+	RUN(table_length);
 	RUN(unaligned_table);
 	RUN(huge_chain);
 	RUN(push_rules);
+	RUN(push_after_the_end);
 	RUN(unpop);
 	RUN(activation);
 	RUN(unset_rings_in_ram);

@@ -44,7 +44,7 @@
 	(V1 | RINGS | SEQ | BIT(VHOST_F_LOG_ALL) | BIT(VIRTIO_F_NOTIFY_ON_EMPTY) |                 \
 	 BIT(VIRTIO_F_ANY_LAYOUT) | BIT(VIRTIO_F_ACCESS_PLATFORM))
 
-/* --- the model ---------------------------------------------------------------------------------- */
+/* --- the model ----------------------------------------------------------------------------- */
 
 #define OPEN	 0xffffffffUL /* in the record of calls, where ioctls have their numbers */
 #define MAX_CALLS 64
@@ -299,7 +299,7 @@ uint32_t arch_irq_number(uint32_t gsi)
 	return gsi;
 }
 
-/* --- what a test needs besides ------------------------------------------------------------------ */
+/* --- what a test needs besides ------------------------------------------------------------- */
 
 static char log_text[16384];
 static int log_file = -1;
@@ -473,7 +473,7 @@ static void check_calls(const struct call *want, unsigned int nr)
 	}
 }
 
-/* --- creation ----------------------------------------------------------------------------------- */
+/* --- creation ------------------------------------------------------------------------------ */
 
 static void create_claims_the_cid(void)
 {
@@ -593,7 +593,7 @@ static void create_undoes_itself(void)
 	CHECK(!model.broke_rule);
 }
 
-/* --- features ----------------------------------------------------------------------------------- */
+/* --- features ------------------------------------------------------------------------------ */
 
 static uint64_t offered_to_guest(void)
 {
@@ -665,7 +665,7 @@ static void features_reach_the_kernel_as_acked(void)
 	}
 }
 
-/* --- activation and reset ----------------------------------------------------------------------- */
+/* --- activation and reset ------------------------------------------------------------------ */
 
 #define ACTIVATE_CALLS 15
 
@@ -906,7 +906,7 @@ static void stop_and_close_when_closed(void)
 	CHECK(!model.bad_fd && !model.broke_rule);
 }
 
-/* --- the kernel's complaints, the event queue --------------------------------------------------- */
+/* --- the kernel's complaints, the event queue ---------------------------------------------- */
 
 static void *loop_thread(void *arg)
 {

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * virtio-blk against a driver that writes anything anywhere. The input is a byte of options and then guest memory from its start:
+ * descriptors, available ring, used ring, headers, data. The disk's thread is left out: its work is done
+ * here, so a run is the same every time.
+ *
+ * Links with virtio/queue.o vm/memory.o vm/log.o.
+ */
+#include "virtio/blk.c"
+
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+#include "vm/memory.h"
+
+#define RAM_GPA	   0x100000ull
+#define RAM_SIZE   (64u << 10) /* descriptors at 0, available ring at 0x400, used ring at 0x800 */
+#define NUM	   64
+#define IMAGE_SIZE (256u << 10)
+
+static uint8_t *ram;
+static bool broken;
+
+int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void *arg)
+{
+	return -ENOTTY;
+}
+
+void virtio_dev_init(struct virtio_dev *dev, const struct virtio_ops *ops, uint32_t id,
+		     unsigned int nr_queues)
+{
+	dev->ops = ops;
+}
+
+void virtio_dev_fini(struct virtio_dev *dev)
+{
+}
+
+void virtio_signal(struct virtio_dev *dev, unsigned int q)
+{
+	queue_wants_interrupt(&dev->vq[q]);
+}
+
+void virtio_broken(struct virtio_dev *dev, const char *why)
+{
+	broken = true;
+}
+
+int virtio_kick_fd(const struct virtio_dev *dev, unsigned int q)
+{
+	return -1;
+}
+
+static struct blk *make_disk(bool readonly, bool direct, bool discard)
+{
+	struct blk *blk = calloc(1, sizeof(*blk));
+	char path[64];
+	int fd = memfd_create("image", MFD_CLOEXEC);
+
+	if (!blk || ftruncate(fd, IMAGE_SIZE))
+		abort();
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	blk->path = strdup(path);
+	blk->readonly = readonly;
+	blk->discard = discard;
+	blk->bounce = map_buffer(PROT_READ | PROT_WRITE);
+	blk->zeros = map_buffer(PROT_READ);
+	if (image_open(blk) || image_measure(blk))
+		abort();
+	blk->direct = direct; /* a memfd has none; what is asked for on top of it can be had */
+	blk->block = direct ? 4096 : SECTOR;
+	atomic_store(&blk->want, WANT_RUN);
+	return blk;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static struct blk *disk[4];
+	static struct memory mem;
+	struct queue *q;
+	struct blk *blk;
+	struct stat st;
+	uint8_t options;
+
+	if (!ram) {
+		log_set_level(LOG_ERROR);
+		ram = aligned_alloc(4096, RAM_SIZE);
+		memory_init(&mem, -1);
+		mem.region[0] = (struct memory_region){ .gpa = RAM_GPA, .size = RAM_SIZE, .hva = ram };
+		mem.nr = 1;
+		disk[0] = make_disk(false, false, true);
+		disk[1] = make_disk(true, false, false);
+		disk[2] = make_disk(false, true, true);
+		disk[3] = make_disk(false, false, false);
+	}
+	if (!size)
+		return 0;
+	options = *data++;
+	size--;
+	memset(ram, 0, RAM_SIZE);
+	memcpy(ram, data, size < RAM_SIZE ? size : RAM_SIZE);
+
+	blk = disk[options & 3];
+	blk->write_through = options & 4;
+	blk->discard_acked = blk->zeroes_acked = blk->discard;
+	q = &blk->dev.vq[0];
+	queue_reset(q);
+	q->num = NUM;
+	q->ready = true;
+	q->desc_gpa = RAM_GPA;
+	q->avail_gpa = RAM_GPA + 0x400;
+	q->used_gpa = RAM_GPA + 0x800;
+	if (queue_activate(q, &mem,
+			   (options & 8 ? 1ull << VIRTIO_RING_F_EVENT_IDX : 0) |
+				   (options & 16 ? 0 : 1ull << VIRTIO_RING_F_INDIRECT_DESC)))
+		abort();
+	/* Reads may land on the rings themselves, so the end is not where it was: bounded all the same. */
+	for (int i = 0; i < 4; i++) {
+		if (blk_drain(blk) < 0)
+			break;
+	}
+	if (fstat(blk->fd, &st) || st.st_size != IMAGE_SIZE)
+		abort(); /* no request changes the size */
+	return 0;
+}

@@ -1,0 +1,84 @@
+# shellcheck shell=sh
+# SPDX-License-Identifier: MIT
+# Runs in the nested host, under busybox. A case prints "ok NAME (SECONDS s)" or, behind what it saw, "FAIL NAME".
+
+T=/tmp/t
+VM=/init
+mkdir -p $T
+
+now() { cut -d. -f1 /proc/uptime; }
+
+# begin NAME: the case that result speaks of.
+begin() {
+	name=$1
+	began=$(now)
+	why=
+}
+
+# want WHAT COMMAND...: notes that the case fails when COMMAND does.
+want() {
+	what=$1
+	shift
+	"$@" || why="$why; $what"
+}
+
+# end: the case's line. What the guest and vinit said comes first where it failed.
+end() {
+	if [ -z "$why" ]; then
+		echo "ok $name ($(($(now) - began)) s)"
+	else
+		for f in "$T/$name.log" "$T/$name.out"; do
+			[ ! -s "$f" ] || { echo "  --- $f:"; tail -n 25 "$f" | tr -d '\r' | sed 's/^/  /'; }
+		done
+		echo "FAIL $name${why#;}"
+	fi
+}
+
+# guest COMMAND OPTION...: a guest named $name whose init runs COMMAND and powers off; its console goes to $T/$name.out,
+# vinit's words to $T/$name.log, its exit status to $status. $kernel, $initrd, $words, $limit and $after may be set.
+guest() {
+	command=$1
+	shift
+	guest_start "$command" "$@"
+	guest_wait
+}
+
+guest_start() {
+	run64=$(printf %s "$1" | base64 | tr -d '\n')
+	shift
+	rm -f "$T/$name.out"
+	timeout -s KILL "${limit:-120}" $VM run --name "$name" --kernel "${kernel:-/t/6.12/image}" \
+		--initrd "${initrd:-/t/6.12/initrd}" --console "file=$T/$name.out" \
+		--cmdline "quiet ${words-} run64=$run64 end=${after:-poweroff}" "$@" >"$T/$name.log" 2>&1 </dev/null &
+	pid=$!
+}
+
+guest_wait() {
+	wait $pid
+	status=$?
+}
+
+# vmm: the pid of the VMM that the last guest_start started (a child of timeout).
+vmm() {
+	for p in /proc/[0-9]*; do
+		[ "$(sed -n 's/^PPid:[[:space:]]*//p' "$p/status" 2>/dev/null)" = "$pid" ] && echo "${p#/proc/}" && return
+	done
+	return 1
+}
+
+# says TEXT: the guest's console has a line that is TEXT. said PATTERN: that matches it.
+says() { tr -d '\r' <"$T/$name.out" | grep -qxF "$1"; }
+said() { tr -d '\r' <"$T/$name.out" | grep -qE "$1"; }
+logged() { grep -qE "$1" "$T/$name.log"; }
+
+# wait_for SECONDS COMMAND...: until it is so.
+wait_for() {
+	until_=$(($(now) + $1))
+	shift
+	until "$@" 2>/dev/null; do
+		[ "$(now)" -lt $until_ ] || return 1
+		sleep 0.2
+	done
+}
+
+is() { [ "$1" = "$2" ] || { echo "  $name: $1 is not $2"; return 1; }; }

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/unit/test.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "vm/conf.h"
+#include "vm/log.h"
+
+/* What the callback saw, as one text; the log goes to a file that is read back. */
+static char seen[8192];
+static int fail_at_line;
+static char log_text[8192];
+
+static int note(void *opaque, const struct conf_line *at)
+{
+	size_t len = strlen(seen);
+
+	CHECK(opaque == &seen);
+	snprintf(seen + len, sizeof(seen) - len, at->key ? "%u:%s#%u:%s=%.40s;" : "%u:%s#%u;", at->line,
+		 at->section, at->section_nr, at->key, at->value);
+	return (int)at->line == fail_at_line ? -EBUSY : 0;
+}
+
+/* Parses a copy that ends where its memory ends, so that ASan sees a byte too far. */
+static int parse(const char *text, size_t len)
+{
+	char path[] = "/tmp/test_conf.XXXXXX";
+	int fd = mkstemp(path), err;
+	char *copy = malloc(len ? len : 1);
+	ssize_t n;
+
+	unlink(path);
+	memcpy(copy, text, len);
+	*seen = '\0';
+	log_set_fd(fd, false);
+	err = conf_parse("f", copy, len, note, seen);
+	log_set_fd(2, false);
+	n = pread(fd, log_text, sizeof(log_text) - 1, 0);
+	log_text[n > 0 ? n : 0] = '\0';
+	close(fd);
+	free(copy);
+	return err;
+}
+
+static void good(void)
+{
+	static const struct {
+		const char *text, *seen;
+	} row[] = {
+		{ "", "" },
+		{ "\n\n", "" },
+		{ "# only\n\t # comments = 1", "" },
+		{ "a=1", "1:#0:a=1;" },
+		{ "a = 1\n", "1:#0:a=1;" },
+		{ " a\t=\tb c \r\n", "1:#0:a=b c;" },
+		{ "a=\nb=", "1:#0:a=;2:#0:b=;" },
+		{ "a=b=c", "1:#0:a=b=c;" },
+		{ "a=x # no comment", "1:#0:a=x # no comment;" },
+		{ "a=[x]", "1:#0:a=[x];" },
+		{ "[disk]\npath=1\n[disk]\n[ net ]\nx=y",
+		  "1:disk#1;2:disk#1:path=1;3:disk#2;4:net#3;5:net#3:x=y;" },
+		{ "a b = c", "1:#0:a b=c;" },
+		{ "\xff=\xfe", "1:#0:\xff=\xfe;" },
+	};
+
+	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
+		CHECK_EQ(parse(row[i].text, strlen(row[i].text)), 0);
+		CHECK_STR(seen, row[i].seen);
+		CHECK_STR(log_text, "");
+	}
+}
+
+static void bad(void)
+{
+	static const struct {
+		const char *text;
+		size_t len;
+		const char *seen, *log;
+	} row[] = {
+#define ROW(t, s, l) { t, sizeof(t) - 1, s, l }
+		ROW("a=1\nword\nb=2", "1:#0:a=1;", "f:2: \"word\"" ),
+		ROW("\n = 1", "", "f:2: there is no key" ),
+		ROW("=", "", "f:1: there is no key" ),
+		ROW("[", "", "f:1: " ),
+		ROW("[]", "", "f:1: a section's name" ),
+		ROW("[ ]", "", "f:1: a section's name" ),
+		ROW("[a", "", "f:1: " ),
+		ROW("[a]b", "", "f:1: " ),
+		ROW("[a]b]", "", "f:1: a section's name" ),
+		ROW("[[a]]", "", "f:1: a section's name" ),
+		ROW("a=1\nb=\0\n", "1:#0:a=1;", "f:2: a NUL" ),
+		ROW("#\0", "", "f:1: a NUL" ),
+#undef ROW
+	};
+
+	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
+		CHECK_EQ(parse(row[i].text, row[i].len), -EINVAL);
+		CHECK_STR(seen, row[i].seen);
+		CHECK(strstr(log_text, row[i].log));
+	}
+}
+
+static void long_lines(void)
+{
+	static char text[3 * 4096];
+
+	memset(text, 'x', sizeof(text));
+	memcpy(text, "a=", 2);
+	CHECK_EQ(parse(text, 4095), 0);
+	CHECK_EQ(parse(text, 4096), -EINVAL);
+	CHECK(strstr(log_text, "f:1: the line has 4096 bytes, 4095 are the limit"));
+	text[4095] = '\n';
+	CHECK_EQ(parse(text, 4096), 0);
+	/* A section of that length fits, and a key after it. */
+	memset(text, 'x', sizeof(text));
+	text[0] = '[';
+	text[4094] = ']';
+	memcpy(text + 4095, "\nk=v", 4);
+	CHECK_EQ(parse(text, 4099), 0);
+	CHECK(strlen(seen) > 4095);
+	/* As a comment it is too long, too: it may be a key with a "#" that went astray. */
+	memset(text, '#', sizeof(text));
+	CHECK_EQ(parse(text, sizeof(text)), -EINVAL);
+}
+
+static void stops_at_callback(void)
+{
+	fail_at_line = 2;
+	CHECK_EQ(parse("a=1\nb=2\nc=3", 11), -EBUSY);
+	CHECK_STR(seen, "1:#0:a=1;2:#0:b=2;");
+	CHECK_EQ(parse("a=1\n[b]\nc=3", 11), -EBUSY);
+	CHECK_STR(seen, "1:#0:a=1;2:b#1;");
+	fail_at_line = 0;
+}
+
+static void files(void)
+{
+	char dir[] = "/tmp/test_conf.XXXXXX", path[64];
+	static char big[CONF_MAX_SIZE + 1];
+	int fd, null = open("/dev/null", O_WRONLY);
+
+	CHECK(mkdtemp(dir));
+	log_set_fd(null, false);
+	CHECK_EQ(conf_read(dir, note, seen), -EINVAL);
+	snprintf(path, sizeof(path), "%s/f", dir);
+	CHECK_EQ(conf_read(path, note, seen), -ENOENT);
+	/* A FIFO must not make the reader wait. */
+	CHECK_EQ(mkfifo(path, 0600), 0);
+	alarm(5);
+	CHECK_EQ(conf_read(path, note, seen), -EINVAL);
+	alarm(0);
+	unlink(path);
+	fd = open(path, O_RDWR | O_CREAT, 0600);
+	*seen = '\0';
+	CHECK_EQ(conf_read(path, note, seen), 0);
+	CHECK_EQ(write(fd, "[s]\na=b", 7), 7);
+	CHECK_EQ(conf_read(path, note, seen), 0);
+	CHECK_STR(seen, "1:s#1;2:s#1:a=b;");
+	memset(big, '\n', sizeof(big));
+	CHECK_EQ(pwrite(fd, big, CONF_MAX_SIZE, 0), CONF_MAX_SIZE);
+	CHECK_EQ(conf_read(path, note, seen), 0);
+	CHECK_EQ(pwrite(fd, big, CONF_MAX_SIZE + 1, 0), CONF_MAX_SIZE + 1);
+	CHECK_EQ(conf_read(path, note, seen), -EFBIG);
+	log_set_fd(2, false);
+	close(fd);
+	close(null);
+	unlink(path);
+	rmdir(dir);
+}
+
+static void values(void)
+{
+	static const char *const yes[] = { "yes", "on", "true", "1" };
+	static const char *const no[] = { "no", "off", "false", "0" };
+	static const char *const not_bool[] = { "", "y", "Yes", "yes ", "2", "00", "enabled" };
+	static const char *const not_number[] = { "", "-1", "+1", " 1", "1 ", "0x1", "1k", "1.0",
+						  "18446744073709551616", "99999999999999999999" };
+	unsigned long n;
+	bool b;
+
+	for (int i = 0; i < 4; i++) {
+		b = false;
+		CHECK_EQ(conf_bool(yes[i], &b), 0);
+		CHECK(b);
+		CHECK_EQ(conf_bool(no[i], &b), 0);
+		CHECK(!b);
+	}
+	for (size_t i = 0; i < sizeof(not_bool) / sizeof(not_bool[0]); i++)
+		CHECK_EQ(conf_bool(not_bool[i], &b), -EINVAL);
+	n = 77;
+	for (size_t i = 0; i < sizeof(not_number) / sizeof(not_number[0]); i++)
+		CHECK_EQ(conf_number(not_number[i], 0, ULONG_MAX, &n), -EINVAL);
+	CHECK_EQ(n, 77);
+	CHECK_EQ(conf_number("007", 0, 7, &n), 0);
+	CHECK_EQ(n, 7);
+	CHECK_EQ(conf_number("8", 0, 7, &n), -EINVAL);
+	CHECK_EQ(conf_number("2", 3, 7, &n), -EINVAL);
+	CHECK_EQ(conf_number("3", 3, 7, &n), 0);
+	CHECK_EQ(conf_number("18446744073709551615", 0, ULONG_MAX, &n), sizeof(long) == 8 ? 0 : -EINVAL);
+}
+
+int main(void)
+{
+	RUN(good);
+	RUN(bad);
+	RUN(long_lines);
+	RUN(stops_at_callback);
+	RUN(files);
+	RUN(values);
+	return TEST_RESULT();
+}
