@@ -29,9 +29,10 @@
 #define LOST_NOTE  96
 #define ESCAPE	   0x01 /* Ctrl-A */
 #define BATCH_MS   1	/* a guest's byte waits this long for company */
-#define LOOK_MS	   500 /* nothing tells when a pty's other end is opened, or the foreground is ours \
-			*/
-#define CLOSE_MS   200 /* for the thread to leave a write */
+#define LOOK_MS                                                                                    \
+	500 /* nothing tells when a pty's other end is opened, or the foreground is ours           \
+	     */
+#define CLOSE_MS    1000 /* for the thread to leave a write */
 #define STACK_SIZE 65536
 
 /* What the loop's thread is asked to do; bits of struct console's todo. */
@@ -148,10 +149,11 @@ static void todo(struct console *c, unsigned int what)
 	poke(c->wake.fd);
 }
 
-/* --- the terminal ------------------------------------------------------------------------------
- */
+/* --- the terminal --------------------------------------------------------------------------- */
 
-/* In the background the terminal's mode is somebody else's. No controlling terminal, no background.
+/*
+ * In the background the terminal's mode is somebody else's. No controlling terminal, no
+ * background.
  */
 static bool terminal_is_ours(int fd)
 {
@@ -217,8 +219,10 @@ static const int fatal_signals[] = {
 
 #define NR_FATAL (sizeof(fatal_signals) / sizeof(fatal_signals[0]))
 
-/* Only where the default stands: whoever set a handler of his own calls console_restore_terminal()
- * himself. */
+/*
+ * Only where the default stands: whoever set a handler of his own calls console_restore_terminal()
+ * himself.
+ */
 static void signals_hook(void)
 {
 	struct sigaction old, fatal = {.sa_flags = SA_SIGINFO | SA_RESETHAND | SA_NODEFER};
@@ -278,8 +282,7 @@ static void terminal_close(void)
 	atomic_store(&terminal.wake_fd, -1);
 }
 
-/* --- output: any thread ------------------------------------------------------------------------
- */
+/* --- output: any thread --------------------------------------------------------------------- */
 
 static size_t ring_used(const struct console *c)
 {
@@ -296,8 +299,10 @@ static void ring_put(struct console *c, const uint8_t *buf, size_t len)
 	c->head += len;
 }
 
-/* What can be taken now. While losses are untold, the note about them has the first call on the
- * room. */
+/*
+ * What can be taken now. While losses are untold, the note about them has the first call on the
+ * room.
+ */
 static size_t ring_room(const struct console *c)
 {
 	size_t room = CONSOLE_RING - ring_used(c);
@@ -385,8 +390,7 @@ void console_drop(struct console *c, size_t len)
 	pthread_mutex_unlock(&c->lock);
 }
 
-/* --- output: the writer ------------------------------------------------------------------------
- */
+/* --- output: the writer --------------------------------------------------------------------- */
 
 /* With the lock. */
 static void check_room(struct console *c)
@@ -498,8 +502,10 @@ static void write_some(struct console *c)
 		n = 0;
 	}
 	if (n == -ENOSPC) {
-		/* The disk may have room again one day. No note in the ring: it would come back
-		 * here. */
+		/*
+		 * The disk may have room again one day. No note in the ring: it would come back
+		 * here.
+		 */
 		log_limited(LOG_WARN, "console %s: write: ENOSPC: the disk is full, output is lost",
 			    c->spec);
 		n = (ssize_t)len;
@@ -554,8 +560,7 @@ static void *writer_thread(void *arg)
 	return NULL;
 }
 
-/* --- input: the loop's thread ------------------------------------------------------------------
- */
+/* --- input: the loop's thread --------------------------------------------------------------- */
 
 static bool top_sink(struct console *c, struct console_sink *sink)
 {
@@ -651,8 +656,10 @@ static void show_help(struct console *c)
 		log_info("Ctrl-A x ends the guest, Ctrl-A a sends Ctrl-A, Ctrl-A h says this");
 }
 
-/* Takes what follows a Ctrl-A out of the @len bytes at @buf; returns how many are left for the
- * guest. */
+/*
+ * Takes what follows a Ctrl-A out of the @len bytes at @buf; returns how many are left for the
+ * guest.
+ */
 static size_t filter_escapes(struct console *c, uint8_t *buf, size_t len)
 {
 	size_t out = 0;
@@ -953,8 +960,7 @@ bool console_size(struct console *c, uint16_t *cols, uint16_t *rows)
 	return true;
 }
 
-/* --- opening -----------------------------------------------------------------------------------
- */
+/* --- opening -------------------------------------------------------------------------------- */
 
 /* Puts @fd under the loop's eyes, or notes that it can't be. */
 static int input_start(struct console *c, int fd)
@@ -1075,8 +1081,10 @@ static int open_pty(struct console *c)
 	return ret;
 }
 
-/* True when the socket at @addr's path was left behind by a process that is gone; then it is
- * removed. */
+/*
+ * True when the socket at @addr's path was left behind by a process that is gone; then it is
+ * removed.
+ */
 static bool remove_stale(const struct sockaddr_un *addr)
 {
 	struct stat st;
@@ -1113,7 +1121,8 @@ static int open_unix(struct console *c, const char *path)
 		return ret;
 	}
 	c->listen.fd = fd;
-	/* bind() gives the file the socket's own mode: there is no moment when others may connect.
+	/*
+	 * bind() gives the file the socket's own mode: there is no moment when others may connect.
 	 */
 	fchmod(fd, 0600);
 	ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) ? -errno : 0;
@@ -1182,7 +1191,10 @@ int console_open(struct console **console, const char *spec, struct event_loop *
 	c->out_fd = -1;
 	c->out_next = -1;
 	if (!strcmp(spec, "stdio")) {
-		/* Of our own, as 0 and 1 may be replaced later; and first, as they may be closed and then reused. */
+		/*
+		 * Of our own, as 0 and 1 may be replaced later; and first, as they may be closed
+		 * and then reused.
+		 */
 		c->in.fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
 		c->out_fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
 	}
@@ -1244,8 +1256,7 @@ err:
 	return ret;
 }
 
-/* --- closing -----------------------------------------------------------------------------------
- */
+/* --- closing -------------------------------------------------------------------------------- */
 
 static void deadline_in(struct timespec *ts, unsigned int ms)
 {
@@ -1316,8 +1327,10 @@ void console_close(struct console *c, unsigned int drain_ms)
 		close(c->listen.fd);
 	if (c->in.fd >= 0)
 		close(c->in.fd);
-	/* A writer that is stuck wakes one day, and must find all that it touches: this much is
-	 * never freed. */
+	/*
+	 * A writer that is stuck wakes one day, and must find all that it touches: this much is
+	 * never freed.
+	 */
 	if (!exited)
 		return;
 	if (c->wake.fd >= 0)

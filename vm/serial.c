@@ -119,8 +119,10 @@ static void tx_byte(struct serial *s, uint8_t byte)
 		console_drop(s->console, 1);
 }
 
-/* False, and an overrun, when there is no room: the newcomer is lost, as in the chip's shift
- * register. */
+/*
+ * False, and an overrun, when there is no room: the newcomer is lost, as in the chip's shift
+ * register.
+ */
 static bool rx_byte(struct serial *s, uint8_t byte)
 {
 	if (s->rx_count >= rx_size(s)) {
@@ -233,7 +235,8 @@ static void write_fcr(struct serial *s, uint8_t value)
 {
 	bool was_on = fifo_on(s);
 
-	/* Bit 0 must be on for the others to be taken (PC16550D, 8.5). DMA mode has no pins here.
+	/*
+	 * Bit 0 must be on for the others to be taken (PC16550D, 8.5). DMA mode has no pins here.
 	 */
 	s->fcr = value & UART_FCR_ENABLE_FIFO
 			 ? value & (UART_FCR_TRIGGER_MASK | UART_FCR_ENABLE_FIFO)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Any sequence of register accesses, input and console room. Two bytes a step: what, and a value. What must hold:
- * the interrupt line changes when it says so; every byte sent is written or counted as lost; input is never more than the
- * FIFO; and when all is done, neither direction is stuck.
+ * Any sequence of register accesses, input and console room. Two bytes a step: what, and a value.
+ * What must hold: the interrupt line changes when it says so; every byte sent is written or counted
+ * as lost; input is never more than the FIFO; and when all is done, neither direction is stuck.
  */
 #include "vm/serial.h"
 

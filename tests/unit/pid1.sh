@@ -53,7 +53,7 @@ script() {
 # boot: starts it; sets pid1, as seen from here. The console ($fifo) is a FIFO, whose reader writes the log. $prepare is run in
 # the root before.
 boot() {
-	local tries=0
+	local tries=0 fd
 
 	: >"$log"
 	pid1=
@@ -69,18 +69,23 @@ boot() {
 		fi
 		cd "$2"
 		eval "$4"
+		exec 9<>"$5.new" # so that no reader has to wait for a writer; that PID 1 gets it is a test, too
 		mv "$5.new" "$5"
+		until [ -e go ]; do sleep 0.02; done
 		exec chroot . /init' boot "$image" "$root" "$fake" "$prepare" "$fifo" \
 		</dev/null >"$work/stdout" 2>&1 &
 	unshare_pid=$!
-	while [ -z "$pid1" ] || [ ! -p "/proc/$pid1/root/$fifo" ]; do
-		read -r pid1 _ <"/proc/$unshare_pid/task/$unshare_pid/children"
+	while [ -z "$pid1" ] || [ ! -p "/proc/$pid1/root$root/$fifo" ]; do
+		read -r pid1 _ 2>/dev/null <"/proc/$unshare_pid/task/$unshare_pid/children"
 		tries=$((tries + 1))
-		[ $tries -lt 200 ] || { echo "  it does not start"; cat "$work/stdout"; return 1; }
+		[ $tries -lt 500 ] || { bad "it does not start: $(cat "$work/stdout")"; return 1; }
 		sleep 0.02
 	done
-	cat "/proc/$pid1/root/$fifo" >"$log" 2>/dev/null &
+	exec {fd}<"/proc/$pid1/root$root/$fifo"
+	cat <&"$fd" >"$log" 2>/dev/null &
 	cat_pid=$!
+	exec {fd}<&-
+	: >"/proc/$pid1/root$root/go"
 }
 
 # ended SECONDS: waits for the namespace's end; sets status.

@@ -1,31 +1,26 @@
 /* SPDX-License-Identifier: MIT */
-/* virtio-blk as its driver sees it, through the real transport and ring, over real files. */
-#include <fcntl.h>
-#include <linux/falloc.h>
-#include <linux/virtio_blk.h>
+/*
+ * virtio-blk as its driver sees it, through the real transport and ring, over real files. The device's source is read in with some of
+ * the host's calls replaced, so that they can fail, be slow, or be counted.
+ *
+ * Links with what driver.h names.
+ */
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <stdarg.h>
 #include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include "tests/unit/driver.h"
-#include "tests/unit/test.h"
-#include "virtio/blk.h"
+#include <time.h>
+#include <unistd.h>
+#include "virtio/queue.h"
 
-#define SIZE	(8u << 20)
-#define SECTORS (SIZE / 512)
-
-#define F(bit)	    (1ull << (bit))
-#define F_WRITE	    (F(VIRTIO_BLK_F_FLUSH) | F(VIRTIO_BLK_F_SEG_MAX) | F(VIRTIO_BLK_F_BLK_SIZE))
-#define F_DISCARD   (F_WRITE | F(VIRTIO_BLK_F_DISCARD) | F(VIRTIO_BLK_F_WRITE_ZEROES))
-
-/* Places in guest memory: header, status, discard ranges, data. */
-#define HDR    DRIVER_DATA
-#define STATUS (DRIVER_DATA + 0x100)
-#define RANGES (DRIVER_DATA + 0x1000)
-#define DATA   (DRIVER_DATA + 0x10000)
-
-/* --- the host's calls, bent (linked with --wrap) -------------------------------------------------- */
+/* --- the host's calls, bent ----------------------------------------------------------------- */
 
 static struct {
 	atomic_int syncs, vectors, iovcnt, writes;
@@ -41,15 +36,14 @@ static struct {
 	int no_o_direct;	 /* take O_DIRECT out of open's flags: the file system below may not have it */
 } host;
 
-int __real_fdatasync(int fd);
-int __wrap_fdatasync(int fd)
+static int host_fdatasync(int fd)
 {
 	host.syncs++;
 	if (host.sync_errno) {
 		errno = host.sync_errno;
 		return -1;
 	}
-	return __real_fdatasync(fd);
+	return fdatasync(fd);
 }
 
 /* Shortens the vectors to @max bytes. */
@@ -81,8 +75,7 @@ static int refuse(const struct iovec *iov, int nr, off_t pos)
 	return err;
 }
 
-ssize_t __real_preadv(int fd, const struct iovec *iov, int nr, off_t pos);
-ssize_t __wrap_preadv(int fd, const struct iovec *iov, int nr, off_t pos)
+static ssize_t host_preadv(int fd, const struct iovec *iov, int nr, off_t pos)
 {
 	struct iovec some[QUEUE_MAX_SIZE];
 
@@ -90,12 +83,11 @@ ssize_t __wrap_preadv(int fd, const struct iovec *iov, int nr, off_t pos)
 	host.iovcnt = nr;
 	if (refuse(iov, nr, pos))
 		return -1;
-	return __real_preadv(fd, some, cut(some, iov, nr, host.short_max ? host.short_max : SSIZE_MAX),
+	return preadv(fd, some, cut(some, iov, nr, host.short_max ? host.short_max : SSIZE_MAX),
 			     pos);
 }
 
-ssize_t __real_pwritev(int fd, const struct iovec *iov, int nr, off_t pos);
-ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int nr, off_t pos)
+static ssize_t host_pwritev(int fd, const struct iovec *iov, int nr, off_t pos)
 {
 	struct iovec some[QUEUE_MAX_SIZE];
 	ssize_t ret;
@@ -106,51 +98,46 @@ ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int nr, off_t pos)
 		return -1;
 	host.in_pwritev = 1;
 	nanosleep(&(struct timespec){ .tv_nsec = host.delay_ms * 1000000l }, NULL);
-	ret = __real_pwritev(fd, some, cut(some, iov, nr, host.short_max ? host.short_max : SSIZE_MAX),
+	ret = pwritev(fd, some, cut(some, iov, nr, host.short_max ? host.short_max : SSIZE_MAX),
 			     pos);
 	host.in_pwritev = 0;
 	return ret;
 }
 
-ssize_t __real_pread(int fd, void *buf, size_t len, off_t pos);
-ssize_t __wrap_pread(int fd, void *buf, size_t len, off_t pos)
+static ssize_t host_pread(int fd, void *buf, size_t len, off_t pos)
 {
 	struct iovec iov = { buf, len };
 
 	if (host.align && refuse(&iov, 1, pos))
 		return -1;
-	return __real_pread(fd, buf, len, pos);
+	return pread(fd, buf, len, pos);
 }
 
-ssize_t __real_pwrite(int fd, const void *buf, size_t len, off_t pos);
-ssize_t __wrap_pwrite(int fd, const void *buf, size_t len, off_t pos)
+static ssize_t host_pwrite(int fd, const void *buf, size_t len, off_t pos)
 {
 	struct iovec iov = { (void *)buf, len };
 
 	host.writes++;
 	if (host.align && refuse(&iov, 1, pos))
 		return -1;
-	return __real_pwrite(fd, buf, len, pos);
+	return pwrite(fd, buf, len, pos);
 }
 
-int __real_fallocate(int fd, int mode, off_t pos, off_t len);
-int __wrap_fallocate(int fd, int mode, off_t pos, off_t len)
+static int host_fallocate(int fd, int mode, off_t pos, off_t len)
 {
 	if (host.fallocate_errno) {
 		errno = host.fallocate_errno;
 		return -1;
 	}
-	return __real_fallocate(fd, mode, pos, len);
+	return fallocate(fd, mode, pos, len);
 }
 
-int __real_open(const char *path, int flags, ...);
-int __wrap_open(const char *path, int flags, ...)
+static int host_open(const char *path, int flags, ...)
 {
-	return __real_open(path, host.no_o_direct ? flags & ~O_DIRECT : flags, 0600);
+	return open(path, host.no_o_direct ? flags & ~O_DIRECT : flags, 0600);
 }
 
-int __real_fcntl(int fd, int cmd, ...);
-int __wrap_fcntl(int fd, int cmd, ...)
+static int host_fcntl(int fd, int cmd, ...)
 {
 	va_list ap;
 	void *arg;
@@ -164,8 +151,42 @@ int __wrap_fcntl(int fd, int cmd, ...)
 	}
 	if (cmd == F_SETFL && host.no_o_direct)
 		arg = (void *)((uintptr_t)arg & ~(uintptr_t)O_DIRECT);
-	return __real_fcntl(fd, cmd, arg);
+	return fcntl(fd, cmd, arg);
 }
+
+#define fdatasync host_fdatasync
+#define preadv host_preadv
+#define pwritev host_pwritev
+#define pread host_pread
+#define pwrite host_pwrite
+#define fallocate host_fallocate
+#define open host_open
+#define fcntl host_fcntl
+#include "virtio/blk.c"
+#undef fdatasync
+#undef preadv
+#undef pwritev
+#undef pread
+#undef pwrite
+#undef fallocate
+#undef open
+#undef fcntl
+
+#include "tests/unit/driver.h"
+#include "tests/unit/test.h"
+
+#define SIZE	(8u << 20)
+#define SECTORS (SIZE / 512)
+
+#define F(bit)	    (1ull << (bit))
+#define F_WRITE	    (F(VIRTIO_BLK_F_FLUSH) | F(VIRTIO_BLK_F_SEG_MAX) | F(VIRTIO_BLK_F_BLK_SIZE))
+#define F_DISCARD   (F_WRITE | F(VIRTIO_BLK_F_DISCARD) | F(VIRTIO_BLK_F_WRITE_ZEROES))
+
+/* Places in guest memory: header, status, discard ranges, data. */
+#define HDR    DRIVER_DATA
+#define STATUS (DRIVER_DATA + 0x100)
+#define RANGES (DRIVER_DATA + 0x1000)
+#define DATA   (DRIVER_DATA + 0x10000)
 
 /* --- helpers ------------------------------------------------------------------------------------- */
 
@@ -194,14 +215,14 @@ static void make_image(uint64_t size)
 
 		for (size_t i = 0; i < n; i++)
 			buf[i] = pattern(at + i);
-		CHECK_EQ(__real_pwrite(image, buf, n, (off_t)at), n);
+		CHECK_EQ(pwrite(image, buf, n, (off_t)at), n);
 	}
 }
 
 static bool file_is(uint64_t pos, const void *want, size_t len)
 {
 	uint8_t *buf = malloc(len);
-	bool same = __real_pread(image, buf, len, (off_t)pos) == (ssize_t)len &&
+	bool same = pread(image, buf, len, (off_t)pos) == (ssize_t)len &&
 		    !memcmp(buf, want, len);
 
 	free(buf);
@@ -762,7 +783,7 @@ static void test_discard(void)
 	CHECK_EQ(request(&d, VIRTIO_BLK_T_DISCARD, 0, 0, 0, false, &used), VIRTIO_BLK_S_IOERR);
 	CHECK(untouched(0, SIZE));
 
-	CHECK_EQ(__real_fdatasync(image), 0);
+	CHECK_EQ(fdatasync(image), 0);
 	before = blocks();
 	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_DISCARD, two, 2), VIRTIO_BLK_S_OK);
 	CHECK(zeros(128 * 512, 128 * 512));
@@ -787,7 +808,7 @@ static void test_write_zeroes(void)
 {
 	const range_t keep = RANGE(128, 128, 0), odd = RANGE(1001, 3, 0);
 	const range_t unmap = RANGE(512, 128, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
-	const range_t written = RANGE(2048, 300, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
+	const range_t by_hand = RANGE(2048, 300, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
 	const range_t reserved = RANGE(0, 8, 4), two[2] = { RANGE(0, 8, 0), RANGE(8, 8, 0) };
 	const range_t many = RANGE(0, SECTORS + 1, 0);
 	struct driver d;
@@ -800,7 +821,7 @@ static void test_write_zeroes(void)
 	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, &many, 1), VIRTIO_BLK_S_IOERR);
 	CHECK(untouched(0, SIZE));
 
-	CHECK_EQ(__real_fdatasync(image), 0);
+	CHECK_EQ(fdatasync(image), 0);
 	before = blocks();
 	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, &keep, 1), VIRTIO_BLK_S_OK);
 	CHECK(zeros(128 * 512, 128 * 512));
@@ -816,7 +837,7 @@ static void test_write_zeroes(void)
 	/* a host without the calls gets zeros written */
 	host.fallocate_errno = EOPNOTSUPP;
 	host.writes = 0;
-	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, &written, 1), VIRTIO_BLK_S_OK);
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, &by_hand, 1), VIRTIO_BLK_S_OK);
 	CHECK_EQ(host.writes, 3); /* 300 sectors are 150 KiB */
 	CHECK(zeros(2048 * 512, 300 * 512));
 	CHECK(untouched(2348 * 512, SIZE - 2348 * 512));

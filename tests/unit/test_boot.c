@@ -1395,6 +1395,8 @@ static void real_kernels(void)
 
 int main(void)
 {
+	/* First, while the low descriptors are still few. */
+	RUN(descriptors);
 	RUN(bz_plain);
 	RUN(bz_big_ram);
 	RUN(bz_versions);
@@ -1414,7 +1416,6 @@ int main(void)
 	RUN(elf_notes);
 	RUN(flipped_bytes);
 	RUN(other_kinds);
-	RUN(descriptors);
 	RUN(real_kernels);
 	return TEST_RESULT();
 }

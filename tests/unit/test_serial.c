@@ -7,7 +7,7 @@
 #include "tests/unit/test.h"
 #include "vm/console.h"
 
-/* --- the console ------------------------------------------------------------------------------- */
+/* --- the console ---------------------------------------------------------------------------- */
 
 struct console {
 	const struct console_sink *sink;
@@ -63,7 +63,7 @@ void console_resume_input(struct console *c)
 	c->resumed++;
 }
 
-/* --- the guest --------------------------------------------------------------------------------- */
+/* --- the guest ------------------------------------------------------------------------------ */
 
 static struct serial *s;
 static bool line;
@@ -121,7 +121,7 @@ static void start_linux(void)
 	CHECK(!line);
 }
 
-/* --- tests ------------------------------------------------------------------------------------- */
+/* --- tests ---------------------------------------------------------------------------------- */
 
 static void registers_after_reset(void)
 {
@@ -147,13 +147,13 @@ static void register_bits(void)
 		uint8_t reg;
 		uint8_t mask;
 	} t[] = {
-		{ 0, UART_IER, 0x0f },
-		{ 0, UART_LCR, 0xff },
-		{ 0, UART_MCR, 0x1f },
-		{ 0, UART_SCR, 0xff },
-		{ UART_LCR_DLAB, UART_DLL, 0xff },
-		{ UART_LCR_DLAB, UART_DLM, 0xff },
-		{ UART_LCR_DLAB, UART_SCR, 0xff },
+		{0, UART_IER, 0x0f},
+		{0, UART_LCR, 0xff},
+		{0, UART_MCR, 0x1f},
+		{0, UART_SCR, 0xff},
+		{UART_LCR_DLAB, UART_DLL, 0xff},
+		{UART_LCR_DLAB, UART_DLM, 0xff},
+		{UART_LCR_DLAB, UART_SCR, 0xff},
 	};
 
 	start();
@@ -189,7 +189,10 @@ static void divisor_hides_data(void)
 	end();
 }
 
-/* Linux 6.12, drivers/tty/serial/8250/8250_port.c, autoconfig(): what it does to find out what this is. */
+/*
+ * Linux 6.12, drivers/tty/serial/8250/8250_port.c, autoconfig(): what it does to find out what
+ * this is.
+ */
 static void linux_probe(void)
 {
 	start();
@@ -229,7 +232,10 @@ static void linux_probe(void)
 	end();
 }
 
-/* serial8250_do_startup(): the two tests that decide whether the transmit interrupt can be trusted. */
+/*
+ * serial8250_do_startup(): the two tests that decide whether the transmit interrupt can be
+ * trusted.
+ */
 static void linux_startup_tests(void)
 {
 	for (int full = 0; full < 2; full++) {
@@ -287,7 +293,10 @@ static void transmit_interrupt(void)
 	end();
 }
 
-/* A driver that sends from the interrupt, against a reader that stops and starts: every byte, in order. */
+/*
+ * A driver that sends from the interrupt, against a reader that stops and starts: every byte, in
+ * order.
+ */
 static void interrupt_driven_loses_nothing(void)
 {
 	unsigned int sent = 0, idle = 0;
@@ -332,14 +341,18 @@ static void interrupt_driven_loses_nothing(void)
 	end();
 }
 
-/* printk turns the interrupts off, polls LSR and writes: never waits, and what doesn't fit is counted. */
+/*
+ * printk turns the interrupts off, polls LSR and writes: never waits, and what doesn't fit is
+ * counted.
+ */
 static void polling_writer_is_counted(void)
 {
 	start_linux();
 	con.room = 1000;
 	wr(UART_IER, 0);
 	for (unsigned int i = 0; i < 1500; i++) {
-		CHECK_EQ(rd(UART_LSR) & (UART_LSR_THRE | UART_LSR_TEMT), UART_LSR_THRE | UART_LSR_TEMT);
+		CHECK_EQ(rd(UART_LSR) & (UART_LSR_THRE | UART_LSR_TEMT),
+			 UART_LSR_THRE | UART_LSR_TEMT);
 		wr(UART_TX, 'k');
 	}
 	CHECK_EQ(con.nr_out, 1000);
@@ -383,7 +396,7 @@ static void receive(void)
 
 static void trigger_levels(void)
 {
-	static const unsigned int level[] = { 1, 4, 8, 14 };
+	static const unsigned int level[] = {1, 4, 8, 14};
 
 	start_linux();
 	for (unsigned int t = 0; t < 4; t++) {
@@ -420,7 +433,9 @@ static void fifo_clear_and_modes(void)
 	end();
 }
 
-/* Input that comes before the driver listens stays with the host instead of dying in a FIFO clear. */
+/*
+ * Input that comes before the driver listens stays with the host instead of dying in a FIFO clear.
+ */
 static void input_waits_for_driver(void)
 {
 	start();
@@ -468,12 +483,12 @@ static void loopback(void)
 		uint8_t mcr;
 		uint8_t msr;
 	} t[] = {
-		{ 0, 0 },
-		{ UART_MCR_RTS, UART_MSR_CTS },
-		{ UART_MCR_DTR, UART_MSR_DSR },
-		{ UART_MCR_OUT1, UART_MSR_RI },
-		{ UART_MCR_OUT2, UART_MSR_DCD },
-		{ 0x0f, 0xf0 },
+		{0, 0},
+		{UART_MCR_RTS, UART_MSR_CTS},
+		{UART_MCR_DTR, UART_MSR_DSR},
+		{UART_MCR_OUT1, UART_MSR_RI},
+		{UART_MCR_OUT2, UART_MSR_DCD},
+		{0x0f, 0xf0},
 	};
 
 	start_linux();
@@ -517,8 +532,8 @@ static void modem_status(void)
 	wr(UART_MCR, UART_MCR_LOOP | UART_MCR_RTS);
 	CHECK_EQ(rd(UART_MSR), UART_MSR_CTS | UART_MSR_TERI);
 	wr(UART_MCR, UART_MCR_RTS);
-	CHECK_EQ(rd(UART_MSR), UART_MSR_DCD | UART_MSR_DSR | UART_MSR_CTS | UART_MSR_DDCD |
-				       UART_MSR_DDSR);
+	CHECK_EQ(rd(UART_MSR),
+		 UART_MSR_DCD | UART_MSR_DSR | UART_MSR_CTS | UART_MSR_DDCD | UART_MSR_DDSR);
 	end();
 }
 
@@ -546,7 +561,7 @@ static void priorities(void)
 
 static void wide_and_outside(void)
 {
-	uint8_t buf[8] = { 0 };
+	uint8_t buf[8] = {0};
 
 	start();
 	wr(UART_LCR, UART_LCR_DLAB);
