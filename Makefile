@@ -90,13 +90,15 @@ objs	:= $(foreach d,$(dirs),$(eval obj-y :=)$(eval include $d/Kbuild)$(obj-y:%=$
 
 guest-tools := $(patsubst %.c,$(O)/%,$(wildcard tests/guest/*.c))
 
-cmd	= @$(if $(V),echo '$(subst ','\'',$(cmd_$1))',echo '  $(quiet_cmd_$1)'); \
-	  mkdir -p $(@D); $(cmd_$1)
+# make -s says nothing, make V=1 the whole commands.
+silent	:= $(findstring s,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
+say	= $(if $(silent),:,$(if $(V),echo '$(subst ','\'',$2)',echo '  $1'))
+cmd	= @$(call say,$(quiet_cmd_$1),$(cmd_$1)); mkdir -p $(@D); $(cmd_$1)
 
 quiet_cmd_cc	= CC      $@
       cmd_cc	= $(CC) $(all-cflags) -MMD -MP -c -o $@ $<
 quiet_cmd_link	= LINK    $@
-      cmd_link	= $(CC) $(all-cflags) $(all-ldflags) $(link-start) -o $@ $(filter %.o,$^) $(link-end)
+      cmd_link	= $(CC) -fPIE $(CFLAGS) $(all-ldflags) $(link-start) -o $@ $(filter %.o,$^) $(link-end)
 quiet_cmd_strip	= STRIP   $@
       cmd_strip	= $(STRIP) -o $@ $<
 

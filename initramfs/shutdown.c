@@ -25,7 +25,9 @@ void shutdown_begin(struct shutdown *down, struct guests *guests, enum action ho
 	unsigned int running = guests_running(guests);
 
 	if (down->stage != SHUTDOWN_NONE) {
-		log_info("%s: already going down, action: %s", why, action_name(down->how));
+		/* One press of a power button may come by two ways. */
+		log_line(how == down->how ? LOG_DEBUG : LOG_INFO,
+			 "%s: already going down, action: %s", why, action_name(down->how));
 		return;
 	}
 	down->stage = SHUTDOWN_ASKED;

@@ -400,6 +400,8 @@ static bool blk_request(struct blk *blk, uint32_t *used)
 		return false;
 	in[nr_in - 1].iov_len--;
 	status = (uint8_t *)in[nr_in - 1].iov_base + in[nr_in - 1].iov_len;
+	if (!in[nr_in - 1].iov_len)
+		nr_in--;
 	data_in = c->in_len - 1;
 
 	switch (le32toh(hdr.type)) {

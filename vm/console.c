@@ -29,16 +29,13 @@
 #define LOST_NOTE  96
 #define ESCAPE	   0x01 /* Ctrl-A */
 #define BATCH_MS   1	/* a guest's byte waits this long for company */
-#define LOOK_MS                                                                                    \
-	500 /* nothing tells when a pty's other end is opened, or the foreground is ours           \
-	     */
-#define CLOSE_MS    1000 /* for the thread to leave a write */
+#define LOOK_MS	   500	/* how often to look for what nothing tells: see out_take_over() */
+#define CLOSE_MS   1000 /* for the thread to leave a write */
 #define STACK_SIZE 65536
 
 /* What the loop's thread is asked to do; bits of struct console's todo. */
-#define TODO_INPUT  1u /* offer input again, or look at it for the first time */
-#define TODO_ROOM   2u
-#define TODO_SIGNAL 4u /* a signal handler wrote the eventfd: see terminal.signals */
+#define TODO_INPUT 1u /* offer input again, or look at it for the first time */
+#define TODO_ROOM  2u
 
 enum console_kind { CONSOLE_STDIO, CONSOLE_NULL, CONSOLE_FILE, CONSOLE_PTY, CONSOLE_UNIX };
 
@@ -68,9 +65,8 @@ struct console {
 	uint64_t head;
 	uint64_t tail;
 	uint64_t lost;
-	bool connected; /* a reader is there; else the ring keeps the latest bytes for the next one
-			 */
-	bool nowhere;	/* output failed for good */
+	bool connected;	  /* a reader is there; else the ring keeps the latest bytes */
+	bool nowhere;	  /* output failed for good */
 	bool room_wanted; /* a sink waits for half the ring */
 	bool idle;	  /* the writer sleeps till it is kicked */
 	bool stop;
@@ -114,7 +110,7 @@ static struct {
 	int fd;
 	struct termios saved;
 	struct termios rawmode;
-} terminal = {.wake_fd = -1};
+} terminal = { .wake_fd = -1 };
 
 #define SIGNAL_SIZE 1u
 #define SIGNAL_CONT 2u
@@ -188,7 +184,8 @@ static void terminal_set_raw(struct console *c)
 	/* Set before the change, so that a signal in between still undoes it. */
 	atomic_store(&terminal.raw, true);
 	tcsetattr(terminal.fd, TCSANOW, &terminal.rawmode);
-	log_set_crlf(true);
+	if (isatty(STDERR_FILENO))
+		log_set_crlf(true);
 }
 
 static void on_wake_signal(int sig)
@@ -225,8 +222,8 @@ static const int fatal_signals[] = {
  */
 static void signals_hook(void)
 {
-	struct sigaction old, fatal = {.sa_flags = SA_SIGINFO | SA_RESETHAND | SA_NODEFER};
-	struct sigaction notice = {.sa_handler = on_wake_signal, .sa_flags = SA_RESTART};
+	struct sigaction old, fatal = { .sa_flags = SA_SIGINFO | SA_RESETHAND | SA_NODEFER };
+	struct sigaction notice = { .sa_handler = on_wake_signal, .sa_flags = SA_RESTART };
 
 	fatal.sa_sigaction = on_fatal_signal;
 	for (unsigned int i = 0; i < NR_FATAL; i++) {
@@ -240,7 +237,7 @@ static void signals_hook(void)
 
 static void signals_unhook(void)
 {
-	struct sigaction old, dfl = {.sa_handler = SIG_DFL};
+	struct sigaction old, dfl = { .sa_handler = SIG_DFL };
 
 	for (unsigned int i = 0; i < NR_FATAL; i++) {
 		if (!sigaction(fatal_signals[i], NULL, &old) && (old.sa_flags & SA_SIGINFO) &&
@@ -459,7 +456,7 @@ static void out_take_over(struct console *c)
 		poke(c->wake.fd);
 	}
 	if (c->kind == CONSOLE_PTY && !c->connected) {
-		struct pollfd p = {.fd = c->out_fd};
+		struct pollfd p = { .fd = c->out_fd };
 
 		if (poll(&p, 1, 0) >= 0 && !(p.revents & (POLLHUP | POLLERR))) {
 			c->connected = true;
@@ -502,10 +499,7 @@ static void write_some(struct console *c)
 		n = 0;
 	}
 	if (n == -ENOSPC) {
-		/*
-		 * The disk may have room again one day. No note in the ring: it would come back
-		 * here.
-		 */
+		/* The disk may have room again. No note in the ring: it would come back here. */
 		log_limited(LOG_WARN, "console %s: write: ENOSPC: the disk is full, output is lost",
 			    c->spec);
 		n = (ssize_t)len;
@@ -527,7 +521,7 @@ static void write_some(struct console *c)
 static void *writer_thread(void *arg)
 {
 	struct console *c = arg;
-	struct pollfd kick = {.fd = c->kick_fd, .events = POLLIN};
+	struct pollfd kick = { .fd = c->kick_fd, .events = POLLIN };
 	bool look;
 
 	pthread_mutex_lock(&c->lock);
@@ -887,12 +881,10 @@ static void wake_fn(struct event *ev, uint32_t events)
 		pthread_mutex_lock(&c->lock);
 		gone = c->kind == CONSOLE_UNIX && !c->connected;
 		pthread_mutex_unlock(&c->lock);
+		/* Dead, and its words wait for a guest that may never ask: place for the next. */
 		if (c->in_open && gone && c->in_len)
-			client_gone(
-				c); /* dead, and its words wait for a guest that may never ask */
-		else if (c->in_plain && c->in_open && input_wanted(c) && !input_read(c))
-			;
-		else
+			client_gone(c);
+		else if (!c->in_plain || !c->in_open || !input_wanted(c) || input_read(c))
 			input_arm(c);
 	}
 	if (c->listen_retry) {
@@ -1066,8 +1058,13 @@ static int open_pty(struct console *c)
 		snprintf(name, sizeof(name), "/dev/pts/%u", nr);
 		slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
 	}
-	if (slave >= 0)
-		close(slave);
+	if (slave < 0) {
+		ret = -errno;
+		log_err("console pty: /dev/pts/%u: %s: check that devpts is mounted on /dev/pts",
+			nr, errno_name(ret));
+		return ret;
+	}
+	close(slave);
 	output_start(c, fcntl(fd, F_DUPFD_CLOEXEC, 3));
 	if (c->out_fd < 0) {
 		ret = -errno;
@@ -1081,10 +1078,7 @@ static int open_pty(struct console *c)
 	return ret;
 }
 
-/*
- * True when the socket at @addr's path was left behind by a process that is gone; then it is
- * removed.
- */
+/* True when the socket at @addr's path was left behind by a dead process; then it is removed. */
 static bool remove_stale(const struct sockaddr_un *addr)
 {
 	struct stat st;
@@ -1103,7 +1097,7 @@ static bool remove_stale(const struct sockaddr_un *addr)
 
 static int open_unix(struct console *c, const char *path)
 {
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	struct stat st;
 	int fd, ret;
 
@@ -1121,9 +1115,7 @@ static int open_unix(struct console *c, const char *path)
 		return ret;
 	}
 	c->listen.fd = fd;
-	/*
-	 * bind() gives the file the socket's own mode: there is no moment when others may connect.
-	 */
+	/* bind() gives the file the socket's mode: at no moment may others connect. */
 	fchmod(fd, 0600);
 	ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) ? -errno : 0;
 	if (ret == -EADDRINUSE && remove_stale(&addr))
@@ -1191,10 +1183,7 @@ int console_open(struct console **console, const char *spec, struct event_loop *
 	c->out_fd = -1;
 	c->out_next = -1;
 	if (!strcmp(spec, "stdio")) {
-		/*
-		 * Of our own, as 0 and 1 may be replaced later; and first, as they may be closed
-		 * and then reused.
-		 */
+		/* Our own, for 0 and 1 may be replaced; first, for a closed one would be reused. */
 		c->in.fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
 		c->out_fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
 	}

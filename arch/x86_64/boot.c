@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT */
 /*
  * Kernel loading, in three steps: read the headers and make a plan of segments, place the initrd
  * around them, then carry the plan out. The files are taken for hostile until the plan stands;

@@ -38,11 +38,6 @@
 #define CPUID_KVM_TIMING 0x40000010
 #define APIC_BUS_KHZ	1000000 /* KVM's LAPIC timer counts nanoseconds */
 
-struct cpuid {
-	struct kvm_cpuid2 head;
-	struct kvm_cpuid_entry2 entry[CPUID_ENTRIES];
-};
-
 static unsigned int bits_for(unsigned int n)
 {
 	return n > 1 ? 32 - (unsigned int)__builtin_clz(n - 1) : 0;
@@ -111,30 +106,30 @@ static void set_topology(struct kvm_cpuid_entry2 *e, unsigned int id, unsigned i
 	}
 }
 
-static struct kvm_cpuid_entry2 *find(struct cpuid *cpuid, uint32_t function)
+static struct kvm_cpuid_entry2 *find(struct kvm_cpuid2 *cpuid, uint32_t function)
 {
-	for (unsigned int i = 0; i < cpuid->head.nent; i++) {
-		if (cpuid->entry[i].function == function)
-			return &cpuid->entry[i];
+	for (unsigned int i = 0; i < cpuid->nent; i++) {
+		if (cpuid->entries[i].function == function)
+			return &cpuid->entries[i];
 	}
 	return NULL;
 }
 
 /* A leaf with subleaves that KVM left out or cut short is completed, so that the guest sees it end. */
-static void add_subleaves(struct cpuid *cpuid, uint32_t function, unsigned int nr)
+static void add_subleaves(struct kvm_cpuid2 *cpuid, uint32_t function, unsigned int nr)
 {
 	bool have[4] = { false };
 
 	if (!find(cpuid, function))
 		return;
-	for (unsigned int i = 0; i < cpuid->head.nent; i++) {
-		if (cpuid->entry[i].function == function && cpuid->entry[i].index < 4)
-			have[cpuid->entry[i].index] = true;
+	for (unsigned int i = 0; i < cpuid->nent; i++) {
+		if (cpuid->entries[i].function == function && cpuid->entries[i].index < 4)
+			have[cpuid->entries[i].index] = true;
 	}
 	for (unsigned int i = 0; i < nr; i++) {
-		if (have[i] || cpuid->head.nent == CPUID_ENTRIES)
+		if (have[i] || cpuid->nent == CPUID_ENTRIES)
 			continue;
-		cpuid->entry[cpuid->head.nent++] = (struct kvm_cpuid_entry2){
+		cpuid->entries[cpuid->nent++] = (struct kvm_cpuid_entry2){
 			.function = function, .index = i, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX
 		};
 	}
@@ -144,15 +139,15 @@ static int set_cpuid(struct vcpu *vcpu)
 {
 	struct kvm *kvm = vcpu->vm->kvm;
 	struct kvm_cpuid_entry2 *e;
-	struct cpuid *cpuid;
+	struct kvm_cpuid2 *cpuid;
 	int khz, ret;
 
-	cpuid = calloc(1, sizeof(*cpuid));
+	cpuid = calloc(1, sizeof(*cpuid) + CPUID_ENTRIES * sizeof(*cpuid->entries));
 	if (!cpuid)
 		return -ENOMEM;
 	/* Room for what is added below. */
-	cpuid->head.nent = CPUID_ENTRIES - 8;
-	ret = kvm_ioctl(kvm->fd, KVM_GET_SUPPORTED_CPUID, &cpuid->head);
+	cpuid->nent = CPUID_ENTRIES - 8;
+	ret = kvm_ioctl(kvm->fd, KVM_GET_SUPPORTED_CPUID, cpuid);
 	if (ret < 0)
 		goto out;
 
@@ -163,12 +158,12 @@ static int set_cpuid(struct vcpu *vcpu)
 	if (khz > 0 && e && !find(cpuid, CPUID_KVM_TIMING)) {
 		if (e->eax < CPUID_KVM_TIMING)
 			e->eax = CPUID_KVM_TIMING;
-		cpuid->entry[cpuid->head.nent++] = (struct kvm_cpuid_entry2){
+		cpuid->entries[cpuid->nent++] = (struct kvm_cpuid_entry2){
 			.function = CPUID_KVM_TIMING, .eax = (uint32_t)khz, .ebx = APIC_BUS_KHZ
 		};
 	}
-	for (unsigned int i = 0; i < cpuid->head.nent; i++) {
-		e = &cpuid->entry[i];
+	for (unsigned int i = 0; i < cpuid->nent; i++) {
+		e = &cpuid->entries[i];
 		if (e->function == 0x1) {
 			e->ecx |= 1u << 31; /* a hypervisor is there */
 			/* KVM_GET_SUPPORTED_CPUID leaves TSC_DEADLINE out, its capability tells. */
@@ -180,7 +175,7 @@ static int set_cpuid(struct vcpu *vcpu)
 			e->eax = e->ebx = e->ecx = e->edx = 0;
 		set_topology(e, vcpu->id, vcpu->vm->nr_vcpus);
 	}
-	ret = kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, &cpuid->head);
+	ret = kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid);
 out:
 	free(cpuid);
 	return ret < 0 ? ret : 0;
@@ -188,23 +183,25 @@ out:
 
 static int set_msrs(struct vcpu *vcpu)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry[2];
-	} msrs = {
-		.head.nmsrs = 2,
-		.entry = {
-			{ .index = MSR_IA32_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRING },
-			/* Without it Linux takes all memory for uncached, and says so. */
-			{ .index = MSR_IA32_MTRR_DEF_TYPE, .data = MTRR_ENABLE_WRITE_BACK },
-		},
+	static const struct kvm_msr_entry entries[] = {
+		{ .index = MSR_IA32_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRING },
+		/* Without it Linux takes all memory for uncached, and says so. */
+		{ .index = MSR_IA32_MTRR_DEF_TYPE, .data = MTRR_ENABLE_WRITE_BACK },
 	};
-	int ret = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &msrs.head);
+	unsigned int nr = sizeof(entries) / sizeof(*entries);
+	struct kvm_msrs *msrs = calloc(1, sizeof(*msrs) + sizeof(entries));
+	int ret;
 
+	if (!msrs)
+		return -ENOMEM;
+	msrs->nmsrs = nr;
+	memcpy(msrs->entries, entries, sizeof(entries));
+	ret = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, msrs);
+	free(msrs);
 	if (ret < 0)
 		return ret;
-	if (ret != (int)msrs.head.nmsrs) {
-		log_err("vCPU %u: KVM_SET_MSRS: MSR %#x was refused", vcpu->id, msrs.entry[ret].index);
+	if (ret != (int)nr) {
+		log_err("vCPU %u: KVM_SET_MSRS: MSR %#x was refused", vcpu->id, entries[ret].index);
 		return -EINVAL;
 	}
 	return 0;

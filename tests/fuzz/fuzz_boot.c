@@ -1,10 +1,9 @@
-// SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT */
 /*
  * The x86_64 loader on arbitrary kernel files. Byte 0 chooses RAM, initrd and command line, byte 1
  * the initrd's size, the rest is the kernel. A load that succeeds must have left everything where
  * it says it is, one thing not over another.
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>

@@ -23,3 +23,11 @@ guest_initrds() {
 		scripts/mkguest -a "$ARCH" -k "$version" >/dev/null || exit 1
 	done
 }
+
+# The programs of tests/guest, and a 6.12 initrd that has them in /bin.
+guest_tools() {
+	tools=build/$ARCH/tests/guest
+	tools_initrd=build/$ARCH/guest-tools-6.12.cpio
+	make -s guest-tools ARCH="$ARCH" >&2 &&
+		scripts/mkguest -a "$ARCH" -o "$tools_initrd" -f "$tools/vsocktool:/bin/vsocktool" >/dev/null || exit 1
+}

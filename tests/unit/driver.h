@@ -60,7 +60,7 @@ struct driver_queue {
 	struct vring_desc *desc;
 	struct vring_avail *avail;
 	struct vring_used *used;
-	uint16_t next_desc, avail_idx, used_idx;
+	uint16_t next_desc, avail_idx, used_idx, kicked_idx;
 };
 
 struct driver {
@@ -69,6 +69,7 @@ struct driver {
 	struct irq_line irq;
 	struct virtio_mmio mmio;
 	struct virtio_dev *dev;
+	uint64_t features;
 	struct driver_queue q[VIRTIO_MAX_QUEUES];
 };
 
@@ -159,6 +160,7 @@ static inline void driver_set_queue(struct driver *d, unsigned int i, unsigned i
 static inline uint32_t driver_features(struct driver *d, uint64_t features)
 {
 	features |= 1ull << VIRTIO_F_VERSION_1;
+	d->features = features;
 	driver_write(d, VIRTIO_MMIO_STATUS, 0);
 	driver_write(d, VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE);
 	driver_write(d, VIRTIO_MMIO_STATUS,
@@ -216,10 +218,30 @@ static inline uint16_t driver_add(struct driver *d, unsigned int i, const struct
 	return head;
 }
 
+/* A kick that the device may have asked to be spared. */
+static inline void driver_force_kick(struct driver *d, unsigned int i)
+{
+	driver_write(d, VIRTIO_MMIO_QUEUE_NOTIFY, i);
+}
+
+/* A kick if the device wants one (VIRTIO 1.2, 2.7.10). */
 static inline void driver_kick(struct driver *d, unsigned int i)
 {
+	struct driver_queue *q = &d->q[i];
+	uint16_t old = q->kicked_idx;
+	bool wanted;
+
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	driver_write(d, VIRTIO_MMIO_QUEUE_NOTIFY, i);
+	q->kicked_idx = q->avail_idx;
+	if (d->features >> VIRTIO_RING_F_EVENT_IDX & 1)
+		wanted = vring_need_event(
+			le16toh(__atomic_load_n((uint16_t *)&q->used->ring[q->num], __ATOMIC_RELAXED)),
+			q->avail_idx, old);
+	else
+		wanted = !(le16toh(__atomic_load_n(&q->used->flags, __ATOMIC_RELAXED)) &
+			   VRING_USED_F_NO_NOTIFY);
+	if (wanted)
+		driver_force_kick(d, i);
 }
 
 /* One turn of the event loop for queue @i: false when there was no kick. */

@@ -4,7 +4,8 @@
 #
 # Runs BINARY as PID 1 of fresh namespaces, a root of its own with busybox in it, and looks at what it does and how it ends. All of it in a
 # user namespace: no root is needed, and whatever PID 1 does stays there (reboot(2) ends the namespace: reboot
-# as SIGHUP, power-off and halt as SIGINT).
+# as SIGHUP, power-off and halt as SIGINT). What a namespace does not hold back when root runs this, the SysRq
+# trigger, is mounted over.
 #
 # BINARY is vinit, or test_pid1, whose VMMs are make-believe; the cases marked "fake" need that one.
 set -u
@@ -41,7 +42,7 @@ new() {
 	cp "$binary" "$image/init"
 	cp -L "$busybox" "$image/bin/busybox"
 	ln -s busybox "$image/bin/sh"
-	prepare='' fifo=dev/console
+	prepare='' fifo=dev/console wrap=
 }
 conf() { cat >"$image/etc/vinit/vinit.conf"; }
 guest() { cat >"$image/etc/vinit/guests.d/$1.conf"; }
@@ -51,7 +52,7 @@ script() {
 }
 
 # boot: starts it; sets pid1, as seen from here. The console ($fifo) is a FIFO, whose reader writes the log. $prepare is run in
-# the root before.
+# the root before, $wrap before the words of the command.
 boot() {
 	local tries=0 fd
 
@@ -61,7 +62,8 @@ boot() {
 	TERM=linux unshare --kill-child "${namespaces[@]}" sh -c '
 		mount -t tmpfs tmpfs "$2" && cp -a "$1/." "$2/" && mkfifo "$2/$5.new" || exit 99
 		touch "$2/dev/null" && mount --bind /dev/null "$2/dev/null" || exit 99
-		mount -t proc proc "$2/proc" || exit 99
+		mount -t proc proc "$2/proc" && touch "$2/t/sysrq" || exit 99
+		[ ! -e "$2/proc/sysrq-trigger" ] || mount --bind "$2/t/sysrq" "$2/proc/sysrq-trigger" || exit 99
 		if [ "$3" ]; then
 			for dir in /usr /lib /lib64; do
 				[ ! -d $dir ] || { mkdir -p "$2$dir" && mount --rbind $dir "$2$dir"; } || exit 99
@@ -72,7 +74,7 @@ boot() {
 		exec 9<>"$5.new" # so that no reader has to wait for a writer; that PID 1 gets it is a test, too
 		mv "$5.new" "$5"
 		until [ -e go ]; do sleep 0.02; done
-		exec chroot . /init' boot "$image" "$root" "$fake" "$prepare" "$fifo" \
+		exec $6 chroot . /init' boot "$image" "$root" "$fake" "$prepare" "$fifo" "$wrap" \
 		</dev/null >"$work/stdout" 2>&1 &
 	unshare_pid=$!
 	while [ -z "$pid1" ] || [ ! -p "/proc/$pid1/root$root/$fifo" ]; do
@@ -371,6 +373,45 @@ case_full_console() {
 	is "$status" $off "how it ended"
 	[ "$(stat -c %s "$log")" -ge 60000 ] || bad "the FIFO was not full: $(stat -c %s "$log") bytes"
 	hasnt 'powering off'
+}
+
+# File systems that could hold data are unmounted, the last first; a name with a blank too.
+case_unmount() {
+	new
+	conf <<-END
+		exec = /t/job
+		exec-end = poweroff
+	END
+	script job <<-'END'
+		overlay() { busybox mount -t overlay -o "lowerdir=/t,upperdir=/run/$1/up,workdir=/run/$1/work" overlay "$2"; }
+		busybox mkdir -p /mnt /run/1/up /run/1/work /run/2/up /run/2/work
+		overlay 1 /mnt && busybox mkdir "/mnt/a b" && overlay 2 "/mnt/a b" || echo "job: no overlay"
+	END
+	boot && ended 20
+	if grep -q 'job: no overlay' "$log"; then
+		echo "  skip: no overlay file system in user namespaces here"
+		return
+	fi
+	is "$(sed -n 's/^vinit: \(.*\): unmounted/\1/p' "$log" | tr '\n' ,)" "/mnt/a b,/mnt," "unmounted"
+	is "$status" $off "how it ended"
+}
+
+# reboot(2) is refused: said so, the other way tried, and PID 1 stays.
+case_reboot_fails() {
+	new
+	wrap='setpriv --bounding-set -sys_boot'
+	boot && seen 10 'nothing left to do'
+	kill -TERM "$pid1"
+	seen 10 'the machine stays as it is'
+	has 'reboot\(2\): EPERM: PID 1 lacks CAP_SYS_BOOT'
+	if [ -e /proc/sysrq-trigger ]; then
+		is "$(cat "/proc/$pid1/root/t/sysrq")" b "what the SysRq trigger got"
+	else
+		has 'sysrq-trigger: ENOENT'
+	fi
+	sleep 1.5
+	kill -0 "$pid1" || bad "PID 1 is gone"
+	{ kill -KILL "$pid1"; ended 10; } 2>/dev/null
 }
 
 fake_ends() {

@@ -1,6 +1,5 @@
-// SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT */
 /* The x86_64 loader against images made here: right ones, truncated ones, lying ones. */
-#define _GNU_SOURCE
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -505,8 +504,10 @@ static void bz_versions(void)
 	memory_fini(&mem);
 }
 
-/* The setup header ends where it says: shorter is refused, longer never leaves its place in the
- * zero page. */
+/*
+ * The setup header ends where it says: shorter is refused, longer never leaves its place in the
+ * zero page.
+ */
 static void bz_header_length(void)
 {
 	struct boot_entry entry;
@@ -1260,8 +1261,10 @@ static void elf_notes(void)
 	memory_fini(&mem);
 }
 
-/* Each byte of both headers, changed: an error or a guest whose entry is in RAM, never anything
- * else. */
+/*
+ * Each byte of both headers, changed: an error or a guest whose entry is in RAM, never anything
+ * else.
+ */
 static void flipped_bytes(void)
 {
 	static const uint8_t values[] = { 0x00, 0x01, 0x7f, 0x80, 0xff };

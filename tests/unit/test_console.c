@@ -499,10 +499,9 @@ static void close_gives_up(void)
 	null_stdio();
 	use_stdio(0, fd[1]);
 	CHECK_EQ(console_open(&c, "stdio", &loop), 0);
-	for (unsigned int i = 0; i < 10; i++) {
-		console_write(c, buf, sizeof(buf));
-		usleep(1000);
-	}
+	/* Full, and still full after the writer had its time. */
+	for (unsigned int i = 0; i < 100 && console_write(c, buf, sizeof(buf)); i++)
+		usleep(50000);
 	start = now_ms();
 	console_close(c, 100);
 	CHECK(now_ms() - start >= 100);

@@ -179,7 +179,7 @@ static void test_output_held(void)
 	CHECK(!driver_used(&d, TX, 0, &head, &len));
 	CHECK(!driver_turn(&d, TX)); /* it waits, it does not spin */
 	/* kicks meanwhile change nothing */
-	driver_kick(&d, TX);
+	driver_force_kick(&d, TX);
 	CHECK(driver_turn(&d, TX));
 	CHECK_EQ(con.out_len, 450);
 	CHECK_EQ(driver_irqs(&d, 0), 0);
@@ -302,11 +302,21 @@ static void test_input(void)
 	CHECK_EQ(con.sink->input(con.sink->opaque, words, 1), 1);
 	CHECK(driver_used(&d, RX, 0, &head, &len));
 	CHECK_EQ(len, 1);
-	/* nobody waits: a kick resumes nothing */
+	/* each buffer's length is its own */
 	driver_add(&d, RX, &small, 1);
-	driver_kick(&d, RX);
+	driver_add(&d, RX, two, 2);
+	CHECK_EQ(con.sink->input(con.sink->opaque, words, 6), 6);
+	CHECK(driver_used(&d, RX, 0, &head, &len));
+	CHECK_EQ(len, 4);
+	CHECK(driver_used(&d, RX, 0, &head, &len));
+	CHECK_EQ(len, 2);
+	CHECK(!memcmp(driver_ptr(&d, DRIVER_DATA + 0x1000), "456", 3));
+	/* nobody waits: a kick resumes nothing, and the next is spared */
+	driver_add(&d, RX, &small, 1);
+	driver_force_kick(&d, RX);
 	driver_turn(&d, RX);
 	CHECK_EQ(con.resumes, 2);
+	CHECK(le16toh(d.q[RX].used->flags) & VRING_USED_F_NO_NOTIFY);
 	CHECK(!driver_turn(&d, RX));
 	stop(&d);
 	CHECK_EQ(con.detaches, 1);

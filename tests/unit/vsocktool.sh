@@ -2,10 +2,14 @@
 # SPDX-License-Identifier: MIT
 #
 # The vsock tests' own tool, tested over Unix sockets: what it says is right when all is right,
-# and that it sees damage, loss and silence. Usage: vsocktool.sh PROGRAM
+# and that it sees damage, loss and silence. Usage: vsocktool.sh [PROGRAM]; builds it by default.
+cd "$(dirname "$0")/../.." || exit 1
 
-tool=$1
-[ -x "$tool" ] || { echo "usage: $0 PROGRAM" >&2; exit 2; }
+arch=$(uname -m)
+tool=${1:-build/$arch/tests/guest/vsocktool}
+[ -n "$1" ] || make -s "build/$arch/tests/guest/vsocktool" || exit 1
+[ -x "$tool" ] || { echo "FAIL $tool: no such program"; exit 1; }
+case $tool in */*) ;; *) tool=./$tool ;; esac
 
 dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT

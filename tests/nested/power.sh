@@ -1,0 +1,14 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+. "$(dirname "$0")/lib.sh"
+guest_initrds 6.12
+tmp=$(mktemp -d) || exit 1
+trap 'rm -rf "$tmp"' EXIT
+args=()
+if [ "$ARCH" = x86_64 ]; then
+	# One invalid instruction and no table of exceptions: a triple fault.
+	echo '.globl _start; _start: ud2' | gcc -x assembler -nostdlib -static -Wl,-Ttext=0x1000000,--build-id=none \
+		-o "$tmp/fault" - || exit 1
+	args+=(-f "$tmp/fault:/t/fault")
+fi
+suite power -m 1024 -t 420 "${args[@]}"

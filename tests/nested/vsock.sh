@@ -1,0 +1,5 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+. "$(dirname "$0")/lib.sh"
+guest_tools
+suite vsock -c 2 -t 400 -f "$tools/vsocktool:/t/vsocktool" -f "$tools_initrd:/t/6.12/initrd"

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/* What the loader hands over, printed for the script to compare, and checked as far as it can be from here. */
+#include "tests/payload/payload.h"
+
+/* POSIX cksum's CRC, so that a shell can have the same. */
+static uint32_t cksum(const uint8_t *p, uint64_t n)
+{
+	static uint32_t table[256];
+	uint32_t crc = 0;
+
+	for (uint32_t i = 0; i < 256; i++) {
+		uint32_t v = i << 24;
+
+		for (unsigned int k = 0; k < 8; k++)
+			v = v << 1 ^ (v >> 31 ? 0x04c11db7 : 0);
+		table[i] = v;
+	}
+	for (uint64_t i = 0; i < n; i++)
+		crc = crc << 8 ^ table[crc >> 24 ^ p[i]];
+	for (; n; n >>= 8)
+		crc = crc << 8 ^ table[crc >> 24 ^ (n & 0xff)];
+	return ~crc;
+}
+
+static bool sums_to_zero(uint64_t at, uint32_t len)
+{
+	uint8_t sum = 0;
+
+	while (len--)
+		sum = (uint8_t)(sum + read8(at++));
+	return !sum;
+}
+
+static bool in_ram(uint64_t at, uint64_t len)
+{
+	for (unsigned int i = 0; i < boot.nr_ranges; i++) {
+		const struct boot_range *r = &boot.range[i];
+
+		if (r->type == 1 && at >= r->base && len <= r->size && at - r->base <= r->size - len)
+			return true;
+	}
+	return false;
+}
+
+/* Every table is whole and lies where the map does not say RAM. */
+static void acpi(void)
+{
+	uint64_t xsdt = read64(boot.rsdp + 24);
+	uint32_t len = read32(xsdt + 4), bad = 0;
+
+	check(!memcmp((void *)boot.rsdp, "RSD PTR ", 8) && sums_to_zero(boot.rsdp, 20) && sums_to_zero(boot.rsdp, 36),
+	      "RSDP");
+	check(!memcmp((void *)xsdt, "XSDT", 4) && sums_to_zero(xsdt, len), "XSDT");
+	for (uint32_t at = 36; at + 8 <= len; at += 8) {
+		uint64_t table = read64(xsdt + at);
+
+		say("ACPI table %c%c%c%c\n", read8(table), read8(table + 1), read8(table + 2), read8(table + 3));
+		bad += !sums_to_zero(table, read32(table + 4)) || in_ram(table, read32(table + 4));
+	}
+	check_eq(bad, 0, "ACPI tables: sums, and not in RAM that is free for use");
+}
+
+void payload_main(void)
+{
+	say("entered: %s\n", boot.how);
+	say("cmdline: %s\n", boot.cmdline);
+	say("initrd: %lu %u\n", boot.initrd_size, cksum((const uint8_t *)boot.initrd, boot.initrd_size));
+	if (boot.initrd_size)
+		check(in_ram(boot.initrd, boot.initrd_size), "initrd lies in RAM");
+	if (boot.rsdp)
+		acpi();
+	done();
+}
