@@ -21,9 +21,9 @@
 #define ACPI_GROUP  "acpi_mc_group"
 
 /* From the kernel's drivers/acpi/event.c, which no uapi header shows. */
-#define ACPI_CMD_EVENT	   1
-#define ACPI_ATTR_EVENT	   1
-#define ACPI_BUTTON_PRESS  0x80
+#define ACPI_CMD_EVENT	  1
+#define ACPI_ATTR_EVENT	  1
+#define ACPI_BUTTON_PRESS 0x80
 struct acpi_event {
 	char device_class[20];
 	char bus_id[15];
@@ -31,7 +31,10 @@ struct acpi_event {
 	uint32_t data;
 };
 
-/* What is read in one turn of the main loop at most: a flood must not keep PID 1 from its other work. */
+/*
+ * What is read in one turn of the main loop at most: a flood must not keep PID 1 from its other
+ * work.
+ */
 #define MAX_READS 64
 
 /* One attribute; @next is what follows it. */
@@ -71,8 +74,8 @@ static bool attr_is(const struct attr *attr, const char *text)
 }
 
 /*
- * Cuts the first message off [*@msg, *@msg + *@len) and gives the attributes of a generic netlink message of type @type and
- * command @cmd (else @attrs stays NULL). False at the end.
+ * Cuts the first message off [*@msg, *@msg + *@len) and gives the attributes of a generic netlink
+ * message of type @type and command @cmd (else @attrs stays NULL). False at the end.
  */
 static bool next_message(const uint8_t **msg, size_t *len, unsigned int type, unsigned int cmd,
 			 const uint8_t **attrs, size_t *attrs_len)
@@ -204,7 +207,10 @@ bool button_parse_uevent(const char *msg, size_t len)
 	return add && input;
 }
 
-/* One datagram, from the kernel only. Its length, 0 when there is nothing (more) to read, or -errno. */
+/*
+ * One datagram, from the kernel only. Its length, 0 when there is nothing (more) to read, or
+ * -errno.
+ */
 static ssize_t receive(int fd, void *buf, size_t size, int flags)
 {
 	struct sockaddr_nl from = { 0 };
@@ -243,7 +249,9 @@ static int ask_family(int fd, uint16_t *family, uint32_t *group)
 	uint8_t buf[4096];
 	ssize_t n;
 
-	/* The kernel answers before send() returns; the time-out is for the day when it does not. */
+	/*
+	 * The kernel answers before send() returns; the time-out is for the day when it does not.
+	 */
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &second, sizeof(second));
 	if (send(fd, &request, sizeof(request), 0) < 0)
 		return -errno;

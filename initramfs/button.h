@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The machine's own power button, heard in both ways that a kernel tells of it: ACPI events by generic netlink, and input
- * devices that have a power key. Either may be absent; a press that comes by both is one request twice.
+ * The machine's own power button, heard in both ways that a kernel tells of it: ACPI events by
+ * generic netlink, and input devices that have a power key. Either may be absent; a press that
+ * comes by both is one request twice.
  */
 #ifndef INITRAMFS_BUTTON_H
 #define INITRAMFS_BUTTON_H
@@ -34,7 +35,10 @@ unsigned int buttons_poll(const struct buttons *buttons, struct pollfd *fds);
 /* Takes what poll() found in @fds, as filled by buttons_poll(). True if the button was pressed. */
 bool buttons_read(struct buttons *buttons, const struct pollfd *fds, unsigned int nr);
 
-/* The parsers of what the kernel sends, which trust no length. Source: include/uapi/linux/netlink.h, genetlink.h. */
+/*
+ * The parsers of what the kernel sends, which trust no length. Source:
+ * include/uapi/linux/netlink.h, genetlink.h.
+ */
 bool button_parse_family(const void *msg, size_t len, uint16_t *family, uint32_t *group);
 bool button_parse_acpi(const void *msg, size_t len, uint16_t family);
 bool button_parse_input(const void *events, size_t len);

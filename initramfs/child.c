@@ -22,7 +22,10 @@ int child_open_console(int flags)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Each process opens the console anew: PID 1's own description is non-blocking, and flags are shared. */
+/*
+ * Each process opens the console anew: PID 1's own description is non-blocking, and flags are
+ * shared.
+ */
 static void child_stdio(bool console)
 {
 	int in = -1, out;
@@ -37,7 +40,10 @@ static void child_stdio(bool console)
 	if (out < 0)
 		out = in;
 	if (console && isatty(in) && ioctl(in, TIOCSCTTY, 0))
-		/* Another session has it, say of what the last owner left behind: taken away from it. */
+		/*
+		 * Another session has it, say of what the last owner left behind: taken away from
+		 * it.
+		 */
 		ioctl(in, TIOCSCTTY, 1);
 	dup2(in, 0);
 	dup2(out, 1);

@@ -13,12 +13,16 @@ struct child {
 };
 
 /*
- * Starts a process of its own session, with default signals, no blocked ones, no files but stdio, "/" as folder and PATH, HOME and TERM
- * as all its environment. Its pid, or -errno after logging. A failing exec is logged and ends it with 126 or 127.
+ * Starts a process of its own session, with default signals, no blocked ones, no files but stdio,
+ * "/" as folder and PATH, HOME and TERM as all its environment. Its pid, or -errno after logging. A
+ * failing exec is logged and ends it with 126 or 127.
  */
 pid_t child_start(const struct child *child);
 
-/* Opens the console for reading and writing, not as controlling terminal. The fd (with O_CLOEXEC) or -errno. */
+/*
+ * Opens the console for reading and writing, not as controlling terminal. The fd (with O_CLOEXEC)
+ * or -errno.
+ */
 int child_open_console(int flags);
 
 #endif

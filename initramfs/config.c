@@ -116,8 +116,8 @@ static bool is_blank(char c)
 }
 
 /*
- * Cuts the next word off *@rest and splits it at its first "=". Quotes are taken off where the kernel takes
- * them off (lib/cmdline.c, next_arg()): around the whole word, or around the value.
+ * Cuts the next word off *@rest and splits it at its first "=". Quotes are taken off where the
+ * kernel takes them off (lib/cmdline.c, next_arg()): around the whole word, or around the value.
  */
 static bool next_word(char **rest, char **key, char **value)
 {

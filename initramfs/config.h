@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The appliance's own settings: /etc/vinit/vinit.conf, and "vinit.KEY=VALUE" words of the kernel's command line
- * over it. What is wrong in them is logged and left out; PID 1 goes on with what is right.
+ * The appliance's own settings: /etc/vinit/vinit.conf, and "vinit.KEY=VALUE" words of the kernel's
+ * command line over it. What is wrong in them is logged and left out; PID 1 goes on with what is
+ * right.
  */
 #ifndef INITRAMFS_CONFIG_H
 #define INITRAMFS_CONFIG_H
@@ -31,8 +32,9 @@ void init_config_defaults(struct init_config *config);
 void init_config_load(struct init_config *config);
 
 /*
- * Takes the "vinit." words of @cmdline, which is cut up on the way. Double quotes protect blanks as they do for the
- * kernel's own parameters; "-" and "_" are the same in a key; what follows "--" is not looked at.
+ * Takes the "vinit." words of @cmdline, which is cut up on the way. Double quotes protect blanks as
+ * they do for the kernel's own parameters; "-" and "_" are the same in a key; what follows "--" is
+ * not looked at.
  */
 void init_config_cmdline(struct init_config *config, char *cmdline);
 

@@ -11,15 +11,23 @@
 #include "vm/conf.h"
 #include "vm/log.h"
 
-/* Of a guest's file, PID 1 wants [supervise] and whether [guest] has a console; the rest is vinit run's. */
+/*
+ * Of a guest's file, PID 1 wants [supervise], whether [guest] has a console, and how long stopping
+ * may take; the rest is vinit run's.
+ */
 static int guest_line(void *opaque, const struct conf_line *line)
 {
 	struct guest *guest = opaque;
+	unsigned long n;
 
 	if (policy_line(&guest->policy, line) || !line->key)
 		return 0;
 	if (!strcmp(line->section, "guest") && !strcmp(line->key, "console"))
 		guest->own_console = strcmp(line->value, "stdio") != 0;
+	/* A value that vinit run refuses is none of PID 1's business. */
+	if (!strcmp(line->section, "guest") && !strcmp(line->key, "stop-timeout") &&
+	    !conf_number(line->value, 0, 86400, &n))
+		guest->stop_s = (int)n;
 	return 0;
 }
 
@@ -45,6 +53,7 @@ static int add_guest(struct guests *guests, const char *dir, const char *file)
 	size_t size = strlen(dir) + strlen(file) + 2;
 
 	memset(guest, 0, sizeof(*guest));
+	guest->stop_s = -1;
 	policy_defaults(&guest->policy);
 	if (set_name(guest, file)) {
 		log_err("%s/%s: not a guest's name: 1 to %d characters, no blanks, no \"-\" first",
@@ -58,8 +67,8 @@ static int add_guest(struct guests *guests, const char *dir, const char *file)
 	}
 	snprintf(guest->file, size, "%s/%s", dir, file);
 	/*
-	 * Started even if its file is bad: vinit run says what is wrong, and the policy (what was read of it)
-	 * decides how often.
+	 * Started even if its file is bad: vinit run says what is wrong, and the policy (what was
+	 * read of it) decides how often.
 	 */
 	conf_read(guest->file, guest_line, guest);
 	guests->nr++;
@@ -123,19 +132,27 @@ void guests_autostart(struct guests *guests, uint64_t now)
 
 static int start(struct guests *guests, struct guest *guest, uint64_t now)
 {
-	char console[GUEST_NAME_SIZE + 32];
-	const char *argv[] = {
-		"vinit", "run", "--config", guest->file, "--name", guest->name, NULL, NULL, NULL
-	};
+	char console[GUEST_NAME_SIZE + 32], stop[16];
+	const char *argv[12] = { "vinit",  "run",      "--config", guest->file,
+				 "--name", guest->name };
 	struct child child = { .argv = argv, .exe_fd = guests->exe_fd };
+	unsigned int n = 6;
 	pid_t pid;
 
-	/* One process reads the console: a second guest, or one that comes while a shell has it, gets a file. */
+	if (guest->stop_s < 0) {
+		snprintf(stop, sizeof(stop), "%u", guests->stop_s);
+		argv[n++] = "--stop-timeout";
+		argv[n++] = stop;
+	}
+	/*
+	 * One process reads the console: a second guest, or one that comes while a shell has it,
+	 * gets a file.
+	 */
 	if (!guest->own_console) {
 		child.console = guest == guests->console && !guests->console_pid;
 		snprintf(console, sizeof(console), "file=/run/vinit/%s.console", guest->name);
-		argv[6] = "--console";
-		argv[7] = child.console ? "stdio" : console;
+		argv[n++] = "--console";
+		argv[n++] = child.console ? "stdio" : console;
 	}
 	guest->started_ms = now;
 	pid = child_start(&child);
@@ -149,8 +166,8 @@ static int start(struct guests *guests, struct guest *guest, uint64_t now)
 		log_set_crlf(true);
 	}
 	log_info("guest %s: started, pid %d%s%s", guest->name, (int)pid,
-		 argv[6] && !child.console ? ", console " : "",
-		 argv[6] && !child.console ? console : "");
+		 guest->own_console || child.console ? "" : ", console ",
+		 guest->own_console || child.console ? "" : console);
 	return 0;
 }
 
@@ -166,7 +183,8 @@ static void ended(struct guest *guest, int wstatus, uint64_t now, bool restart, 
 	guest->pid = 0;
 	policy_describe(wstatus, how, sizeof(how));
 	if (!restart) {
-		log_info("guest %s: %s after %u s", guest->name, how, (unsigned int)(run_ms / 1000));
+		log_info("guest %s: %s after %u s", guest->name, how,
+			 (unsigned int)(run_ms / 1000));
 		return;
 	}
 	verdict = policy_decide(&guest->policy, &guest->history, policy_end_of(wstatus), run_ms);
@@ -233,6 +251,20 @@ unsigned int guests_active(const struct guests *guests)
 	for (unsigned int i = 0; i < guests->nr; i++)
 		n += guests->guest[i].state != GUEST_STOPPED;
 	return n;
+}
+
+unsigned int guests_stop_timeout(const struct guests *guests)
+{
+	unsigned int longest = 0;
+
+	for (unsigned int i = 0; i < guests->nr; i++) {
+		const struct guest *guest = &guests->guest[i];
+		unsigned int s = guest->stop_s < 0 ? guests->stop_s : (unsigned int)guest->stop_s;
+
+		if (guest->state == GUEST_RUNNING && s > longest)
+			longest = s;
+	}
+	return longest;
 }
 
 void guests_cancel(struct guests *guests)

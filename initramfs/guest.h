@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The guests of the appliance: one "vinit run" process each, started, counted and started again. PID 1 looks at a
- * guest's exit status and at nothing else of it.
+ * The guests of the appliance: one "vinit run" process each, started, counted and started again.
+ * PID 1 looks at a guest's exit status and at nothing else of it.
  */
 #ifndef INITRAMFS_GUEST_H
 #define INITRAMFS_GUEST_H
@@ -27,6 +27,7 @@ struct guest {
 	struct policy policy;
 	struct policy_history history;
 	bool own_console; /* its file says where the console goes, and that is not stdio */
+	int stop_s;	  /* what its file gives it to power off; -1: nothing, the machine's holds */
 	enum guest_state state;
 	pid_t pid;
 	uint64_t started_ms;
@@ -34,7 +35,8 @@ struct guest {
 };
 
 struct guests {
-	int exe_fd; /* this program */
+	int exe_fd;	     /* this program */
+	unsigned int stop_s; /* the machine's stop-timeout */
 	unsigned int nr;
 	struct guest *guest;   /* by name */
 	struct guest *console; /* the one that gets the machine's console, or NULL */
@@ -48,14 +50,14 @@ void guests_load(struct guests *guests, const char *dir);
 void guests_autostart(struct guests *guests, uint64_t now);
 
 /*
- * Starts what is due. The time in ms until the next is, or -1. One that cannot be started counts as failed;
- * @action is then what its policy says (else left alone).
+ * Starts what is due. The time in ms until the next is, or -1. One that cannot be started counts as
+ * failed; @action is then what its policy says (else left alone).
  */
 int guests_start_due(struct guests *guests, uint64_t now, enum action *action);
 
 /*
- * Takes the end of @pid: logs it, plans the restart, or gives in @action what the machine has to do. False when
- * @pid is no guest's. @restart: false while the machine goes down.
+ * Takes the end of @pid: logs it, plans the restart, or gives in @action what the machine has to
+ * do. False when @pid is no guest's. @restart: false while the machine goes down.
  */
 bool guests_ended(struct guests *guests, pid_t pid, int wstatus, uint64_t now, bool restart,
 		  enum action *action);
@@ -63,6 +65,9 @@ bool guests_ended(struct guests *guests, pid_t pid, int wstatus, uint64_t now, b
 /* How many have a process, and how many have one or will. */
 unsigned int guests_running(const struct guests *guests);
 unsigned int guests_active(const struct guests *guests);
+
+/* The longest time, in seconds, that one of those that run is given to power off. */
+unsigned int guests_stop_timeout(const struct guests *guests);
 
 /* No guest is started any more. */
 void guests_cancel(struct guests *guests);

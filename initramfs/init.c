@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * PID 1. One thread that waits for signals, the power button and its own timers, and never blocks on anything else.
- * It never ends: that would be a kernel panic.
+ * PID 1. One thread that waits for signals, the power button and its own timers, and never blocks
+ * on anything else. It never ends: that would be a kernel panic.
  */
 #include "initramfs/init.h"
 
@@ -49,13 +49,13 @@ struct init {
 	pid_t rescue_pid;
 	bool rescue_wanted;
 	uint64_t rescue_due_ms;
-	bool idle;	      /* nothing to do, and said so */
-	bool guest_ran;	      /* at least once */
+	bool idle;	/* nothing to do, and said so */
+	bool guest_ran; /* at least once */
 	bool console_is_tty;
 	struct termios termios; /* the console's, as found */
 };
 
-/* --- the first steps, with nothing to rely on ------------------------------------------------------ */
+/* --- the first steps, with nothing to rely on -------------------------------------------------- */
 
 /* Opens a device of /dev, made first if the image has neither it nor a devtmpfs. */
 static int open_node(const char *path, int flags, unsigned int major, unsigned int minor)
@@ -71,9 +71,9 @@ static int open_node(const char *path, int flags, unsigned int major, unsigned i
 }
 
 /*
- * The log goes to 2. Of PID 1's own opening and non-blocking, so that a console that takes nothing (flow control, a
- * hung line) loses lines and never stops PID 1; and opened by its name, because what is open as /dev/console survives the hang-up when
- * a session on the terminal ends.
+ * The log goes to 2. Of PID 1's own opening and non-blocking, so that a console that takes nothing
+ * (flow control, a hung line) loses lines and never stops PID 1; and opened by its name, because
+ * what is open as /dev/console survives the hang-up when a session on the terminal ends.
  */
 static void open_stdio(void)
 {
@@ -103,8 +103,8 @@ static void open_stdio(void)
 }
 
 /*
- * A bug in PID 1. The kernel's answer would be a panic, which waits for a hand at the machine unless panic= is
- * set; this one starts it again. Sent by kill(1) the same signals do nothing.
+ * A bug in PID 1. The kernel's answer would be a panic, which waits for a hand at the machine
+ * unless panic= is set; this one starts it again. Sent by kill(1) the same signals do nothing.
  */
 static void on_fatal(int sig, siginfo_t *info, void *context)
 {
@@ -177,7 +177,10 @@ static void set_up(struct init *init)
 	struct utsname uts;
 	int err;
 
-	/* With files 0 to 2 missing, the kernel having found no console, nothing may be opened before this. */
+	/*
+	 * With files 0 to 2 missing, the kernel having found no console, nothing may be opened
+	 * before this.
+	 */
 	err = mounts_dev();
 	open_stdio();
 	init->signal_fd = set_up_signals();
@@ -194,7 +197,8 @@ static void set_up(struct init *init)
 	mounts_all();
 	err = file_write("/proc/self/oom_score_adj", "-1000");
 	if (err)
-		log_warn("oom_score_adj: %s: PID 1 may be killed when memory runs out", errno_name(err));
+		log_warn("oom_score_adj: %s: PID 1 may be killed when memory runs out",
+			 errno_name(err));
 	init_config_load(&init->config);
 	log_set_level(init->config.log_level);
 	if (init->config.log_kmsg)
@@ -206,13 +210,15 @@ static void set_up(struct init *init)
 	loopback_up();
 	init->guests.exe_fd = open("/proc/self/exe", O_PATH | O_CLOEXEC);
 	if (init->guests.exe_fd < 0)
-		log_warn("/proc/self/exe: %s: guests are run by \"vinit\" of the PATH", errno_name(errno));
+		log_warn("/proc/self/exe: %s: guests are run by \"vinit\" of the PATH",
+			 errno_name(errno));
 	modules_load(init->config.modules);
 	buttons_open(&init->buttons);
+	init->guests.stop_s = init->config.stop_timeout_s;
 	guests_load(&init->guests, GUEST_DIR);
 }
 
-/* --- what goes on the console besides guests ------------------------------------------------------- */
+/* --- what goes on the console besides guests --------------------------------------------------- */
 
 /* The last owner may have died with the terminal raw, or stopped by Ctrl-S. */
 static void console_free(struct init *init)
@@ -237,8 +243,7 @@ static pid_t start_on_console(struct init *init, const char *const *argv)
 
 static void request(struct init *init, enum action how, const char *why)
 {
-	shutdown_begin(&init->down, &init->guests, how, why, init->config.stop_timeout_s,
-		       clock_ms());
+	shutdown_begin(&init->down, &init->guests, how, why, clock_ms());
 }
 
 /* What a guest's end asks the machine for. */
@@ -261,7 +266,8 @@ static void exec_ended(struct init *init, int wstatus)
 
 	init->exec_pid = 0;
 	if (WIFSIGNALED(wstatus))
-		log_info("exec: ended by signal %d; action: %s", WTERMSIG(wstatus), action_name(end));
+		log_info("exec: ended by signal %d; action: %s", WTERMSIG(wstatus),
+			 action_name(end));
 	else
 		log_info("exec: ended with status %d; action: %s", WEXITSTATUS(wstatus),
 			 action_name(end));
@@ -317,7 +323,7 @@ static void rescue_ended(struct init *init, int wstatus)
 	init->config.rescue = RESCUE_NO;
 }
 
-/* --- events ---------------------------------------------------------------------------------------- */
+/* --- events ------------------------------------------------------------------------------------ */
 
 /* Every child there is, those of dead parents included: one SIGCHLD may stand for many. */
 static void reap(struct init *init)
@@ -377,8 +383,12 @@ static void read_signals(struct init *init)
 {
 	struct signalfd_siginfo info;
 
-	while (read(init->signal_fd, &info, sizeof(info)) == sizeof(info))
+	/* As many as there are signals: whoever sends more of them has to wait for the next turn. */
+	for (int i = 0; i < NSIG; i++) {
+		if (read(init->signal_fd, &info, sizeof(info)) != sizeof(info))
+			break;
 		on_signal(init, info.ssi_signo);
+	}
 }
 
 /* No guest runs or will. */
@@ -402,7 +412,10 @@ static int shorter(int a, int b)
 	return a < 0 || (b >= 0 && b < a) ? b : a;
 }
 
-/* Starts what is to be started now. The time in ms after which it is to be called again, or -1: after an event. */
+/*
+ * Starts what is to be started now. The time in ms after which it is to be called again, or -1:
+ * after an event.
+ */
 static int step(struct init *init)
 {
 	enum action action = ACTION_NONE;

@@ -21,7 +21,9 @@ struct mount_entry {
 	mode_t mode;
 };
 
-static const struct mount_entry dev_entry = { "/dev", "/", "devtmpfs", MS_NOSUID, "mode=0755", 0755 };
+static const struct mount_entry dev_entry = {
+	"/dev", "/", "devtmpfs", MS_NOSUID, "mode=0755", 0755
+};
 
 static const struct mount_entry entries[] = {
 	{ "/proc", "/", "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL, 0555 },
@@ -46,7 +48,10 @@ static bool mounted(const struct mount_entry *e)
 
 static int mount_one(const struct mount_entry *e)
 {
-	/* A folder that the image lacks is made; on a read-only root that fails, and mount(2) tells. */
+	/*
+	 * A folder that the image lacks is made; on a read-only root that fails, and mount(2)
+	 * tells.
+	 */
 	if (e->mode)
 		mkdir(e->dir, e->mode);
 	if (mounted(e))
@@ -96,9 +101,10 @@ void mounts_unescape(char *path)
 static bool of_the_kernel(const char *type)
 {
 	static const char *const types[] = {
-		"bpf",	 "cgroup",     "cgroup2", "configfs", "debugfs",    "devpts", "devtmpfs", "mqueue",
-		"proc",	 "pstore",     "ramfs",	  "rootfs",   "securityfs", "sysfs",  "tmpfs",	  "tracefs",
-		"hugetlbfs", "binfmt_misc", "fusectl", "efivarfs",
+		"bpf",	   "cgroup",	"cgroup2",     "configfs", "debugfs",
+		"devpts",  "devtmpfs",	"mqueue",      "proc",	   "pstore",
+		"ramfs",   "rootfs",	"securityfs",  "sysfs",	   "tmpfs",
+		"tracefs", "hugetlbfs", "binfmt_misc", "fusectl",  "efivarfs",
 	};
 
 	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
@@ -155,10 +161,11 @@ void mounts_teardown(void)
 			if (!strcmp(dir, "/") || umount2(dir, UMOUNT_NOFOLLOW))
 				err = errno;
 			if (err && round) {
-				err = mount(NULL, dir, NULL, MS_REMOUNT | MS_RDONLY, NULL) ? errno : 0;
+				err = mount(NULL, dir, NULL, MS_REMOUNT | MS_RDONLY, NULL) ? errno
+											   : 0;
 				if (err)
-					log_warn("%s: neither unmounted nor made read-only: %s", dir,
-						 errno_name(err));
+					log_warn("%s: neither unmounted nor made read-only: %s",
+						 dir, errno_name(err));
 				else
 					log_info("%s: read-only", dir);
 			} else if (!err) {

@@ -8,6 +8,7 @@
 #include "vm/conf.h"
 #include "vm/log.h"
 
+/* clang-format off */
 static const char *const action_names[ACTION_NR] = {
 	[ACTION_NONE] = "none",
 	[ACTION_CONTINUE] = "continue",
@@ -18,6 +19,7 @@ static const char *const action_names[ACTION_NR] = {
 	[ACTION_HALT] = "halt",
 	[ACTION_RESCUE] = "rescue",
 };
+/* clang-format on */
 
 const char *action_name(enum action action)
 {
@@ -133,7 +135,7 @@ enum policy_end policy_end_of(int wstatus)
 void policy_describe(int wstatus, char *buf, size_t size)
 {
 	static const char *const words[] = {
-		"powered off", "failed", "bad usage or configuration",
+		"powered off", "failed",  "bad usage or configuration",
 		"reset",       "crashed", "ended from outside",
 	};
 	unsigned int status;
@@ -167,8 +169,8 @@ struct policy_verdict policy_decide(const struct policy *policy, struct policy_h
 	for (unsigned int i = 0; i < history->restarts && delay_s < POLICY_MAX_DELAY_S; i++)
 		delay_s *= 2;
 	if (delay_s > POLICY_MAX_DELAY_S)
-		delay_s = policy->delay_s > POLICY_MAX_DELAY_S ? policy->delay_s :
-								 POLICY_MAX_DELAY_S;
+		delay_s =
+			policy->delay_s > POLICY_MAX_DELAY_S ? policy->delay_s : POLICY_MAX_DELAY_S;
 	history->restarts++;
 	verdict.delay_ms = delay_s * 1000;
 	return verdict;

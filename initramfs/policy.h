@@ -24,8 +24,9 @@ enum action {
 	ACTION_NR
 };
 
-#define ACTION_BIT(a)	(1u << (a))
-#define ACTIONS_MACHINE (ACTION_BIT(ACTION_POWEROFF) | ACTION_BIT(ACTION_REBOOT) | ACTION_BIT(ACTION_HALT))
+#define ACTION_BIT(a) (1u << (a))
+#define ACTIONS_MACHINE                                                                            \
+	(ACTION_BIT(ACTION_POWEROFF) | ACTION_BIT(ACTION_REBOOT) | ACTION_BIT(ACTION_HALT))
 
 /* "restart" for ACTION_RESTART; never NULL. */
 const char *action_name(enum action action);
@@ -67,8 +68,9 @@ struct policy_verdict {
 void policy_defaults(struct policy *policy);
 
 /*
- * Takes a key of [supervise]; false when the line belongs to another section. An unknown key or a bad value is logged with file
- * and line and changes nothing: a typing error must not leave a guest unsupervised.
+ * Takes a key of [supervise]; false when the line belongs to another section. An unknown key or a
+ * bad value is logged with file and line and changes nothing: a typing error must not leave a guest
+ * unsupervised.
  */
 bool policy_line(struct policy *policy, const struct conf_line *line);
 

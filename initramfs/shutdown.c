@@ -12,15 +12,15 @@
 #include "initramfs/mounts.h"
 #include "vm/log.h"
 
-#define MARGIN_S	5     /* over the guests' own time, for their VMMs to end */
-#define KILLED_MS	5000  /* for a killed VMM to be gone */
-#define TERM_MS		3000  /* for other processes to end by themselves */
-#define KILL_MS		2000  /* for killed ones to be gone */
-#define TEARDOWN_MS	90000 /* for disks to take what is written back */
-#define REBOOT_MS	60000 /* for the kernel's drivers to shut down */
+#define MARGIN_S    5	  /* over the guests' own time, for their VMMs to end */
+#define KILLED_MS   5000  /* for a killed VMM to be gone */
+#define TERM_MS	    3000  /* for other processes to end by themselves */
+#define KILL_MS	    2000  /* for killed ones to be gone */
+#define TEARDOWN_MS 90000 /* for disks to take what is written back */
+#define REBOOT_MS   60000 /* for the kernel's drivers to shut down */
 
 void shutdown_begin(struct shutdown *down, struct guests *guests, enum action how, const char *why,
-		    unsigned int stop_timeout_s, uint64_t now)
+		    uint64_t now)
 {
 	unsigned int running = guests_running(guests);
 
@@ -32,7 +32,7 @@ void shutdown_begin(struct shutdown *down, struct guests *guests, enum action ho
 	}
 	down->stage = SHUTDOWN_ASKED;
 	down->how = how;
-	down->timeout_s = stop_timeout_s + MARGIN_S;
+	down->timeout_s = guests_stop_timeout(guests) + MARGIN_S;
 	down->deadline_ms = now + (uint64_t)down->timeout_s * 1000;
 	log_info("%s: going down, action: %s", why, action_name(how));
 	guests_cancel(guests);
@@ -62,7 +62,10 @@ static bool reap_all(unsigned int ms)
 	}
 }
 
-/* Runs @fn in a process of its own, because a disk that hangs would hang PID 1. False when it took longer than @ms. */
+/*
+ * Runs @fn in a process of its own, because a disk that hangs would hang PID 1. False when it took
+ * longer than @ms.
+ */
 static bool run_bounded(void (*fn)(int), int arg, unsigned int ms, const char *what)
 {
 	uint64_t end = clock_ms() + ms, say = clock_ms() + 10000;
@@ -117,7 +120,10 @@ _Noreturn void shutdown_now(enum action how)
 {
 	int err;
 
-	/* In a child: a kernel that can't do what it is asked for ends the caller, and if that is PID 1, panics. */
+	/*
+	 * In a child: a kernel that can't do what it is asked for ends the caller, and if that is
+	 * PID 1, panics.
+	 */
 	run_bounded(call_reboot, how, REBOOT_MS, action_name(how));
 	if (how != ACTION_HALT) {
 		log_err("%s: the kernel did not do it: trying the magic SysRq key",
@@ -148,9 +154,9 @@ static _Noreturn void finish(enum action how)
 	}
 	log_info("writing back and unmounting");
 	run_bounded(teardown, 0, TEARDOWN_MS, "unmounting");
-	log_info("%s", how == ACTION_POWEROFF ? "powering off" :
-		       how == ACTION_REBOOT   ? "rebooting" :
-						"halting");
+	log_info("%s", how == ACTION_POWEROFF ? "powering off"
+		       : how == ACTION_REBOOT ? "rebooting"
+					      : "halting");
 	shutdown_now(how);
 }
 
@@ -162,7 +168,8 @@ int shutdown_step(struct shutdown *down, struct guests *guests, uint64_t now)
 		finish(down->how);
 	if (now >= down->deadline_ms) {
 		if (down->stage == SHUTDOWN_KILLED) {
-			log_warn("%u killed guests are still there: going on without them", running);
+			log_warn("%u killed guests are still there: going on without them",
+				 running);
 			finish(down->how);
 		}
 		log_warn("%u guest%s not ended in %u s: killed", running,

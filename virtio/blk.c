@@ -28,10 +28,16 @@
 
 #define SECTOR 512u
 
-/* One request is one vectored call up to this; a larger one is taken in pieces, so that a reset can come in between. */
+/*
+ * One request is one vectored call up to this; a larger one is taken in pieces, so that a reset
+ * can come in between.
+ */
 #define CALL_MAX (16u << 20)
 
-/* The bounce buffer of direct I/O, and the zeros of WRITE_ZEROES where the host has no call for it. */
+/*
+ * The bounce buffer of direct I/O, and the zeros of WRITE_ZEROES where the host has no call for
+ * it.
+ */
 #define BUF_SIZE (64u << 10)
 
 #define BLOCK_MAX 4096u /* a guest with pages of 4096 bytes takes no larger logical block */
@@ -43,7 +49,10 @@
 
 #define EINTR_MAX 16 /* the thread blocks all signals, yet a file system may say EINTR */
 
-/* The driver hears of completed requests after this many, or when one took this long: the next may as well. */
+/*
+ * The driver hears of completed requests after this many, or when one took this long: the next may
+ * as well.
+ */
 #define BATCH_MAX 8
 #define BATCH_NS  50000
 
@@ -66,9 +75,10 @@ struct blk {
 	const uint8_t *zeros; /* BUF_SIZE bytes, page-aligned; NULL unless discard */
 
 	/*
-	 * The I/O thread lives as long as the device, so that a guest that resets in a loop makes no threads, and none is
-	 * ever made by a vCPU's thread, whose system call filter and CPU affinity it would inherit. Lock order: dev->lock,
-	 * then this one; the thread takes only this one.
+	 * The I/O thread lives as long as the device, so that a guest that resets in a loop makes
+	 * no threads, and none is ever made by a vCPU's thread, whose system call filter and CPU
+	 * affinity it would inherit. Lock order: dev->lock, then this one; the thread takes only
+	 * this one.
 	 */
 	pthread_t thread;
 	pthread_mutex_t lock;
@@ -100,7 +110,7 @@ static int blk_ioctl(int fd, unsigned int request, void *arg)
 	return ioctl(fd, (int)request, arg) < 0 ? -errno : 0;
 }
 
-/* --- data ---------------------------------------------------------------------------------------- */
+/* --- data ------------------------------------------------------------------------------------- */
 
 /* Copies between @buf and the front of @iov. */
 static void iov_copy(const struct iovec *iov, unsigned int nr, uint8_t *buf, size_t len,
@@ -176,8 +186,9 @@ static ssize_t rw_bounce(struct blk *blk, bool write, struct iovec *iov, unsigne
 }
 
 /*
- * Moves all @len bytes between the vectors (which are used up) and the image. What the host did not take at once is
- * continued where it stopped. @done: bytes moved, also on failure. 0 or -errno.
+ * Moves all @len bytes between the vectors (which are used up) and the image. What the host did
+ * not take at once is continued where it stopped. @done: bytes moved, also on failure. 0 or
+ * -errno.
  */
 static int blk_rw(struct blk *blk, bool write, struct iovec *iov, unsigned int nr, uint64_t pos,
 		  uint64_t len, uint64_t *done)
@@ -198,8 +209,8 @@ static int blk_rw(struct blk *blk, bool write, struct iovec *iov, unsigned int n
 		if (ret == -EINTR && interrupted++ < EINTR_MAX)
 			continue;
 		/*
-		 * A driver may place and cut its buffers as it likes (VIRTIO 1.2, 2.7.4); only the host's direct I/O asks
-		 * for alignment in memory.
+		 * A driver may place and cut its buffers as it likes (VIRTIO 1.2, 2.7.4); only the
+		 * host's direct I/O asks for alignment in memory.
 		 */
 		if (ret == -EINVAL && blk->direct && !bounce) {
 			bounce = true;
@@ -288,7 +299,7 @@ static int blk_zero(struct blk *blk, uint64_t pos, uint64_t len, bool unmap)
 	return 0;
 }
 
-/* --- requests ------------------------------------------------------------------------------------ */
+/* --- requests --------------------------------------------------------------------------------- */
 
 static bool in_range(const struct blk *blk, uint64_t sector, uint64_t count)
 {
@@ -303,7 +314,10 @@ static uint8_t failed(struct blk *blk, const char *what, uint64_t sector, int re
 	return VIRTIO_BLK_S_IOERR;
 }
 
-/* What a driver without the FLUSH feature was told is on the disk must be there (VIRTIO 1.2, 5.2.6.2). */
+/*
+ * What a driver without the FLUSH feature was told is on the disk must be there (VIRTIO 1.2,
+ * 5.2.6.2).
+ */
 static uint8_t written(struct blk *blk, uint64_t sector)
 {
 	int ret = blk->write_through ? blk_sync(blk) : 0;
@@ -376,8 +390,9 @@ static uint8_t request_ranges(struct blk *blk, bool zero, uint64_t len)
 }
 
 /*
- * Carries out the request in blk->chain, whatever its framing (VIRTIO 1.2, 2.7.4). False: it has no header
- * or no place for a status, so there is nobody to answer. @used: bytes written to the in part.
+ * Carries out the request in blk->chain, whatever its framing (VIRTIO 1.2, 2.7.4). False: it has
+ * no header or no place for a status, so there is nobody to answer. @used: bytes written to the in
+ * part.
  */
 static bool blk_request(struct blk *blk, uint32_t *used)
 {
@@ -439,7 +454,7 @@ static bool blk_request(struct blk *blk, uint32_t *used)
 	return true;
 }
 
-/* --- the thread ---------------------------------------------------------------------------------- */
+/* --- the thread ------------------------------------------------------------------------------- */
 
 static uint64_t now_ns(void)
 {
@@ -570,7 +585,9 @@ static int thread_start(struct blk *blk)
 
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, stack);
-	/* Signals are the other threads' business, SIGXFSZ of a write too: that is an EFBIG then. */
+	/*
+	 * Signals are the other threads' business, SIGXFSZ of a write too: that is an EFBIG then.
+	 */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	ret = -pthread_create(&blk->thread, &attr, blk_thread, blk);
@@ -587,7 +604,7 @@ static int thread_start(struct blk *blk)
 	return 0;
 }
 
-/* --- the device ---------------------------------------------------------------------------------- */
+/* --- the device ------------------------------------------------------------------------------- */
 
 static int blk_activate(struct virtio_dev *dev)
 {
@@ -606,7 +623,10 @@ static int blk_activate(struct virtio_dev *dev)
 	return 0;
 }
 
-/* A request in hand is finished first, with the buffers that it came with; the thread never touches guest RAM after that. */
+/*
+ * A request in hand is finished first, with the buffers that it came with; the thread never
+ * touches guest RAM after that.
+ */
 static void blk_reset(struct virtio_dev *dev)
 {
 	struct blk *blk = to_blk(dev);
@@ -661,11 +681,14 @@ static const struct virtio_ops blk_ops = {
 	.destroy = blk_destroy,
 };
 
-/* --- opening an image ---------------------------------------------------------------------------- */
+/* --- opening an image ------------------------------------------------------------------------- */
 
 static int image_lock(const struct blk *blk)
 {
-	/* Of the open file description: it holds between two disks of one process too, and a close elsewhere can't lose it. */
+	/*
+	 * Of the open file description: it holds between two disks of one process too, and a close
+	 * elsewhere can't lose it.
+	 */
 	struct flock lock = {
 		.l_type = blk->readonly ? F_RDLCK : F_WRLCK,
 		.l_whence = SEEK_SET,
@@ -686,21 +709,24 @@ static int image_lock(const struct blk *blk)
 			 blk->path, errno_name(ret));
 		return 0;
 	}
-	log_err("%s: lock: %s: the file system must know file locks, for two VMs would spoil the image",
+	log_err("%s: lock: %s: its file system must know file locks: two VMs would spoil the image",
 		blk->path, errno_name(ret));
 	return ret;
 }
 
 static int image_open(struct blk *blk)
 {
-	int flags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK; /* the latter: a FIFO by mistake must not wait */
+	int flags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK; /* so that a FIFO by mistake can't wait */
 	struct stat st;
 	int ret;
 
 	flags |= blk->readonly ? O_RDONLY : O_RDWR;
 	if (blk->direct)
 		flags |= O_DIRECT;
-	/* On a block device O_EXCL keeps mounts, other file systems' claims and O_EXCL openers out. */
+	/*
+	 * On a block device O_EXCL keeps mounts, other file systems' claims and O_EXCL openers
+	 * out.
+	 */
 	if (!blk->readonly && !stat(blk->path, &st) && S_ISBLK(st.st_mode))
 		flags |= O_EXCL;
 	blk->fd = open(blk->path, flags);
@@ -740,7 +766,10 @@ static int image_open(struct blk *blk)
 	return image_lock(blk);
 }
 
-/* The least transfer that direct I/O takes. Asking the file by doing it works for every file system and kernel. */
+/*
+ * The least transfer that direct I/O takes. Asking the file by doing it works for every file
+ * system and kernel.
+ */
 static int probe_direct(struct blk *blk)
 {
 	uint32_t size;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The virtio-mmio transport, version 2. Source: VIRTIO 1.2, section 4.2.2 (registers) and 2.1 (status).
+ * The virtio-mmio transport, version 2. Source: VIRTIO 1.2, section 4.2.2 (registers) and 2.1
+ * (status).
  *
- * mmio->reg is the page as the guest reads it; write-only and absent registers read 0 there. Every function that changes what a
- * register shows stores the word at once. All of it happens under dev->lock but for Status and InterruptStatus, to which
- * virtio_broken() adds bits from any thread: those two words change by atomic and, or and exchange only.
+ * mmio->reg is the page as the guest reads it; write-only and absent registers read 0 there. Every
+ * function that changes what a register shows stores the word at once. All of it happens under
+ * dev->lock but for Status and InterruptStatus, to which virtio_broken() adds bits from any thread:
+ * those two words change by atomic and, or and exchange only.
  */
 #include "virtio/mmio.h"
 
@@ -30,13 +32,13 @@
 #define MMIO_VERSION 2
 #define MMIO_VENDOR  0x74696e76 /* "vnit" */
 
-#define S_ACK	       VIRTIO_CONFIG_S_ACKNOWLEDGE
-#define S_DRIVER       VIRTIO_CONFIG_S_DRIVER
-#define S_DRIVER_OK    VIRTIO_CONFIG_S_DRIVER_OK
-#define S_FEATURES_OK  VIRTIO_CONFIG_S_FEATURES_OK
-#define S_NEEDS_RESET  VIRTIO_CONFIG_S_NEEDS_RESET
-#define S_FAILED       VIRTIO_CONFIG_S_FAILED
-#define S_BY_DRIVER    (S_ACK | S_DRIVER | S_DRIVER_OK | S_FEATURES_OK | S_FAILED)
+#define S_ACK	      VIRTIO_CONFIG_S_ACKNOWLEDGE
+#define S_DRIVER      VIRTIO_CONFIG_S_DRIVER
+#define S_DRIVER_OK   VIRTIO_CONFIG_S_DRIVER_OK
+#define S_FEATURES_OK VIRTIO_CONFIG_S_FEATURES_OK
+#define S_NEEDS_RESET VIRTIO_CONFIG_S_NEEDS_RESET
+#define S_FAILED      VIRTIO_CONFIG_S_FAILED
+#define S_BY_DRIVER   (S_ACK | S_DRIVER | S_DRIVER_OK | S_FEATURES_OK | S_FAILED)
 
 static uint32_t *reg_word(struct virtio_mmio *mmio, unsigned int offset)
 {
@@ -88,7 +90,8 @@ static uint16_t queue_max(const struct virtio_dev *dev, unsigned int q)
 
 static void show_features(struct virtio_mmio *mmio)
 {
-	reg_set(mmio, VIRTIO_MMIO_DEVICE_FEATURES, features_half(mmio->offered, mmio->features_sel));
+	reg_set(mmio, VIRTIO_MMIO_DEVICE_FEATURES,
+		features_half(mmio->offered, mmio->features_sel));
 }
 
 static void show_queue(struct virtio_mmio *mmio)
@@ -99,7 +102,10 @@ static void show_queue(struct virtio_mmio *mmio)
 	reg_set(mmio, VIRTIO_MMIO_QUEUE_READY, q && q->ready);
 }
 
-/* The words that hold dev->config[offset, offset + len); bytes beyond the config space's length are 0. */
+/*
+ * The words that hold dev->config[offset, offset + len); bytes beyond the config space's length are
+ * 0.
+ */
 static void show_config(struct virtio_mmio *mmio, unsigned int offset, unsigned int len)
 {
 	const struct virtio_dev *dev = mmio->dev;
@@ -121,7 +127,8 @@ static void show_all(struct virtio_mmio *mmio)
 	reg_set(mmio, VIRTIO_MMIO_VERSION, MMIO_VERSION);
 	reg_set(mmio, VIRTIO_MMIO_DEVICE_ID, mmio->dev->id);
 	reg_set(mmio, VIRTIO_MMIO_VENDOR_ID, MMIO_VENDOR);
-	/* No shared memory: length and base of an absent region are all ones, whatever SHMSel says. */
+	/* No shared memory: length and base of an absent region are all ones, whatever SHMSel says.
+	 */
 	reg_set(mmio, VIRTIO_MMIO_SHM_LEN_LOW, UINT32_MAX);
 	reg_set(mmio, VIRTIO_MMIO_SHM_LEN_HIGH, UINT32_MAX);
 	reg_set(mmio, VIRTIO_MMIO_SHM_BASE_LOW, UINT32_MAX);
@@ -185,8 +192,9 @@ bool virtio_mmio_needs_reset(struct virtio_mmio *mmio)
 void virtio_mmio_config_changed(struct virtio_mmio *mmio, unsigned int offset, unsigned int len)
 {
 	/*
-	 * Accesses wait for the lock, so the driver sees all of this or nothing, and one step of the generation tells it that two of its
-	 * reads straddle the change. When the page is a read-only slot, the slot has to be gone from here to the end.
+	 * Accesses wait for the lock, so the driver sees all of this or nothing, and one step of
+	 * the generation tells it that two of its reads straddle the change. When the page is a
+	 * read-only slot, the slot has to be gone from here to the end.
 	 */
 	show_config(mmio, offset, len);
 	reg_set(mmio, VIRTIO_MMIO_CONFIG_GENERATION,
@@ -205,7 +213,10 @@ static void device_stop(struct virtio_mmio *mmio)
 		dev->vq[i].active = false;
 }
 
-/* Status was written 0: back to power-on (2.1.2, 4.2.2). Config bytes did not change, so the generation stays. */
+/*
+ * Status was written 0: back to power-on (2.1.2, 4.2.2). Config bytes did not change, so the
+ * generation stays.
+ */
 static void device_reset(struct virtio_mmio *mmio)
 {
 	struct virtio_dev *dev = mmio->dev;
@@ -244,7 +255,10 @@ static void device_activate(struct virtio_mmio *mmio)
 		return;
 	}
 	dev->active = true;
-	/* The driver may have put buffers there, but must not have kicked, before DRIVER_OK (3.1.1). */
+	/*
+	 * The driver may have put buffers there, but must not have kicked, before DRIVER_OK
+	 * (3.1.1).
+	 */
 	for (i = 0; i < dev->nr_queues; i++) {
 		if (dev->vq[i].active)
 			kick(mmio, i);
@@ -269,8 +283,8 @@ static bool features_acceptable(struct virtio_mmio *mmio)
 }
 
 /*
- * Bits come in the order of 3.1.1 and go all at once, with 0. DEVICE_NEEDS_RESET is the device's: what the driver says of it, having
- * read it or not, means nothing.
+ * Bits come in the order of 3.1.1 and go all at once, with 0. DEVICE_NEEDS_RESET is the device's:
+ * what the driver says of it, having read it or not, means nothing.
  */
 static void write_status(struct virtio_mmio *mmio, uint32_t v)
 {
@@ -298,7 +312,10 @@ static void write_status(struct virtio_mmio *mmio, uint32_t v)
 		reg_or(mmio, VIRTIO_MMIO_STATUS, S_DRIVER);
 		old |= S_DRIVER;
 	}
-	/* The driver has to read FEATURES_OK back before it goes on, so DRIVER_OK can't come along with it. */
+	/*
+	 * The driver has to read FEATURES_OK back before it goes on, so DRIVER_OK can't come along
+	 * with it.
+	 */
 	if (new & S_DRIVER_OK && old & S_FEATURES_OK) {
 		reg_or(mmio, VIRTIO_MMIO_STATUS, S_DRIVER_OK);
 		device_activate(mmio);
@@ -320,8 +337,8 @@ static void write_driver_features(struct virtio_mmio *mmio, uint32_t v)
 }
 
 /*
- * The selected queue if its registers may be written now: between FEATURES_OK and DRIVER_OK, or after its QueueReset, and not while it
- * is ready. NULL otherwise.
+ * The selected queue if its registers may be written now: between FEATURES_OK and DRIVER_OK, or
+ * after its QueueReset, and not while it is ready. NULL otherwise.
  */
 static struct queue *writable_queue(struct virtio_mmio *mmio)
 {
@@ -357,7 +374,10 @@ static void queue_off(struct virtio_mmio *mmio)
 	} else if (mmio->dev->ops->queue_reset) {
 		stop_one_queue(mmio, q);
 	} else {
-		/* The driver is about to free the rings (4.2.2.2). The device can't let go of one queue: it lets go of all. */
+		/*
+		 * The driver is about to free the rings (4.2.2.2). The device can't let go of one
+		 * queue: it lets go of all.
+		 */
 		device_stop(mmio);
 		q->ready = false;
 		virtio_broken(mmio->dev, "a queue was taken away");
@@ -605,7 +625,8 @@ int virtio_mmio_init(struct virtio_mmio *mmio, struct virtio_dev *dev, struct me
 		mmio->kick_fd[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 		if (mmio->kick_fd[i] < 0) {
 			ret = -errno;
-			log_err("%s: eventfd: %s: check ulimit -n", dev->ops->name, errno_name(ret));
+			log_err("%s: eventfd: %s: check ulimit -n", dev->ops->name,
+				errno_name(ret));
 			goto err;
 		}
 		if (dev->own_kicks >> i & 1)

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The device's side of a split virtqueue. Source: VIRTIO 1.2, section 2.7 (split virtqueues), 2.7.5.3 (indirect descriptors),
- * 2.7.7 and 2.7.10 (notification suppression).
+ * The device's side of a split virtqueue. Source: VIRTIO 1.2, section 2.7 (split
+ * virtqueues), 2.7.5.3 (indirect descriptors), 2.7.7 and 2.7.10 (notification suppression).
  *
- * Everything behind q->desc, q->avail and q->used may change under our hands at any time. Each field is loaded exactly once, by the
- * helpers below, and only the local copy is checked and used. Barriers are named with the driver's that they pair with.
+ * Everything behind q->desc, q->avail and q->used may change under our hands at any time. Each
+ * field is loaded exactly once, by the helpers below, and only the local copy is checked and used.
+ * Barriers are named with the driver's that they pair with.
  */
 #include "virtio/queue.h"
 
@@ -31,7 +32,10 @@ static uint16_t load16(const void *p)
 	return le16toh(__atomic_load_n((const uint16_t *)p, __ATOMIC_RELAXED));
 }
 
-/* Nothing that is read later is read before this: pairs with the driver's write barrier before its index store. */
+/*
+ * Nothing that is read later is read before this: pairs with the driver's write barrier before its
+ * index store.
+ */
 static uint16_t load16_acquire(const void *p)
 {
 	return le16toh(__atomic_load_n((const uint16_t *)p, __ATOMIC_ACQUIRE));
@@ -42,7 +46,10 @@ static void store16(void *p, uint16_t v)
 	__atomic_store_n((uint16_t *)p, htole16(v), __ATOMIC_RELAXED);
 }
 
-/* All that was written before is seen before this: pairs with the driver's read barrier after its index load. */
+/*
+ * All that was written before is seen before this: pairs with the driver's read barrier after its
+ * index load.
+ */
 static void store16_release(void *p, uint16_t v)
 {
 	__atomic_store_n((uint16_t *)p, htole16(v), __ATOMIC_RELEASE);
@@ -54,8 +61,8 @@ static void store32(void *p, uint32_t v)
 }
 
 /*
- * An indirect table need not be aligned, so this copies bytes. The empty asm keeps the compiler from going back to
- * guest memory for a field that was checked in the copy.
+ * An indirect table need not be aligned, so this copies bytes. The empty asm keeps the compiler
+ * from going back to guest memory for a field that was checked in the copy.
  */
 static void desc_load(struct desc *d, const uint8_t *table, unsigned int i)
 {
@@ -131,7 +138,10 @@ static const char *rings_check(struct queue *q, struct memory *mem)
 	q->used = memory_ptr(mem, q->used_gpa, used_len);
 	if (!q->desc || !q->avail || !q->used)
 		return "ring is not wholly in RAM";
-	/* None wraps, now that all lie in RAM. Addresses that were never set show as an overlap at 0. */
+	/*
+	 * None wraps, now that all lie in RAM. Addresses that were never set show as an overlap at
+	 * 0.
+	 */
 	if (overlap(q->desc_gpa, desc_len, q->avail_gpa, avail_len) ||
 	    overlap(q->desc_gpa, desc_len, q->used_gpa, used_len) ||
 	    overlap(q->avail_gpa, avail_len, q->used_gpa, used_len))
@@ -145,9 +155,10 @@ int queue_activate(struct queue *q, struct memory *mem, uint64_t features)
 
 	q->active = false;
 	if (why) {
-		log_limited(LOG_WARN, "virtqueue: can't be used: %s (size %u, at %#llx, %#llx, %#llx)", why,
-			    q->num, (unsigned long long)q->desc_gpa, (unsigned long long)q->avail_gpa,
-			    (unsigned long long)q->used_gpa);
+		log_limited(LOG_WARN,
+			    "virtqueue: can't be used: %s (size %u, at %#llx, %#llx, %#llx)", why,
+			    q->num, (unsigned long long)q->desc_gpa,
+			    (unsigned long long)q->avail_gpa, (unsigned long long)q->used_gpa);
 		return -EINVAL;
 	}
 	q->mem = mem;
@@ -178,8 +189,8 @@ static const char *chain_add(struct queue *q, struct queue_chain *chain, const s
 	if (n >= QUEUE_MAX_SIZE)
 		return "chain has too many buffers";
 	/*
-	 * The specification has no word on length 0. No driver sends it and QEMU refuses it too; refused here, devices need not
-	 * think of it.
+	 * The specification has no word on length 0. No driver sends it and QEMU refuses it too;
+	 * refused here, devices need not think of it.
 	 */
 	if (!d->len)
 		return "buffer of length 0";
@@ -195,7 +206,8 @@ static const char *chain_add(struct queue *q, struct queue_chain *chain, const s
 		chain->nr_out++;
 		chain->out_len += d->len;
 	}
-	if (chain->out_len + chain->in_len > 1ULL << 32) /* 2.7.5.2; 256 times 4 GiB can't wrap the sums */
+	/* 2.7.5.2. 256 times 4 GiB can't wrap the sums. */
+	if (chain->out_len + chain->in_len > 1ULL << 32)
 		return "chain is longer than 4 GiB";
 	chain->iov[n].iov_base = p;
 	chain->iov[n].iov_len = d->len;
@@ -218,7 +230,10 @@ static const char *chain_walk(struct queue *q, struct queue_chain *chain, uint16
 			return "chain loops";
 		desc_load(&d, table, i);
 		if (d.flags & VRING_DESC_F_INDIRECT) {
-			/* 2.7.5.3.1. It may follow direct ones, but ends the chain; its WRITE flag means nothing. */
+			/*
+			 * 2.7.5.3.1. It may follow direct ones, but ends the chain; its WRITE flag
+			 * means nothing.
+			 */
 			if (!q->indirect)
 				return "indirect descriptor without the feature";
 			if (indirect)
@@ -256,7 +271,10 @@ int queue_pop(struct queue *q, struct queue_chain *chain)
 	if (!q->active)
 		return 0;
 
-	/* Acquire: the ring entry and the descriptors are as the driver left them before it moved idx (2.7.13.3). */
+	/*
+	 * Acquire: the ring entry and the descriptors are as the driver left them before it moved
+	 * idx (2.7.13.3).
+	 */
 	gap = load16_acquire(&avail->idx) - q->last_avail;
 	if (!gap)
 		return 0;
@@ -307,10 +325,16 @@ void queue_push(struct queue *q, uint16_t head, uint32_t len)
 
 	elem = &used->ring[q->next_used & (q->num - 1)];
 	store32(&elem->id, head);
-	/* A driver copies this many bytes out of its buffer (trust in len has leaked memory on both sides). */
+	/*
+	 * A driver copies this many bytes out of its buffer (trust in len has leaked memory on both
+	 * sides).
+	 */
 	store32(&elem->len, len < q->in_len[head] ? len : q->in_len[head]);
 	q->next_used++;
-	/* Release: the buffers and the element before the index (2.7.14); pairs with the read barrier in the driver's get_buf. */
+	/*
+	 * Release: the buffers and the element before the index (2.7.14); pairs with the read
+	 * barrier in the driver's get_buf.
+	 */
 	store16_release(&used->idx, q->next_used);
 	q->pushed = true;
 	/* All the way round without a decision: "signalled" says nothing any more. */
@@ -328,8 +352,8 @@ bool queue_wants_interrupt(struct queue *q)
 		return false;
 	q->pushed = false;
 	/*
-	 * used->idx before used_event or flags are read. Pairs with the full barrier in the driver's "enable callbacks, then look
-	 * again": one of the two sees the other's store.
+	 * used->idx before used_event or flags are read. Pairs with the full barrier in the
+	 * driver's "enable callbacks, then look again": one of the two sees the other's store.
 	 */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!q->event_idx)
@@ -350,8 +374,8 @@ bool queue_enable_kicks(struct queue *q)
 	else
 		store_used_flags(q, 0);
 	/*
-	 * avail_event or flags before avail->idx is read again. Pairs with the full barrier in the driver's kick_prepare, between
-	 * its store to avail->idx and its load of ours.
+	 * avail_event or flags before avail->idx is read again. Pairs with the full barrier in the
+	 * driver's kick_prepare, between its store to avail->idx and its load of ours.
 	 */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return load16(&avail->idx) != q->last_avail;
@@ -359,7 +383,10 @@ bool queue_enable_kicks(struct queue *q)
 
 void queue_disable_kicks(struct queue *q)
 {
-	/* With EVENT_IDX nothing is to do: the avail_event that stays behind lets no kick through for 65535 chains. */
+	/*
+	 * With EVENT_IDX nothing is to do: the avail_event that stays behind lets no kick through
+	 * for 65535 chains.
+	 */
 	if (q->active && !q->broken && !q->event_idx)
 		store_used_flags(q, VRING_USED_F_NO_NOTIFY);
 }
@@ -398,7 +425,9 @@ uint64_t queue_chain_read(const struct queue_chain *chain, uint64_t offset, void
 	return iov_copy(chain->iov, chain->nr_out, offset, buf, len, false);
 }
 
-uint64_t queue_chain_write(const struct queue_chain *chain, uint64_t offset, const void *buf, uint64_t len)
+uint64_t queue_chain_write(const struct queue_chain *chain, uint64_t offset, const void *buf,
+			   uint64_t len)
 {
-	return iov_copy(chain->iov + chain->nr_out, chain->nr_in, offset, (uint8_t *)buf, len, true);
+	return iov_copy(chain->iov + chain->nr_out, chain->nr_in, offset, (uint8_t *)buf, len,
+			true);
 }

@@ -19,7 +19,10 @@ struct rng {
 	struct queue_chain chain;
 };
 
-/* Fills the chain's buffers up to REQUEST_MAX, in place. Returns the bytes written; short only if the host fails. */
+/*
+ * Fills the chain's buffers up to REQUEST_MAX, in place. Returns the bytes written; short only if
+ * the host fails.
+ */
 static uint32_t rng_fill(const struct queue_chain *c)
 {
 	uint32_t done = 0;
@@ -67,7 +70,7 @@ static void rng_kick(struct virtio_dev *dev, unsigned int q)
 		if (!ret) {
 			if (!queue_enable_kicks(vq))
 				break;
-			spent += KICK_COST; /* an index that moves to and fro is no way to stay here */
+			spent += KICK_COST; /* an index that moves to and fro must not hold us */
 			continue;
 		}
 		if (ret < 0)
@@ -75,7 +78,10 @@ static void rng_kick(struct virtio_dev *dev, unsigned int q)
 		/* VIRTIO 1.2, 5.4.6.1: only device-writable buffers */
 		len = rng->chain.nr_out || !rng->chain.in_len ? 0 : rng_fill(&rng->chain);
 		if (!len) {
-			/* the driver waits for one byte at least; a length of 0 is not ours to give (5.4.6.2) */
+			/*
+			 * the driver waits for one byte at least; a length of 0 is not ours to
+			 * give (5.4.6.2)
+			 */
 			ret = -EIO;
 			break;
 		}
@@ -122,7 +128,10 @@ int rng_create(struct virtio_dev **dev)
 	ssize_t n;
 	int ret;
 
-	/* The event loop must never wait for the host's pool: wait here, once, early in a host's boot. */
+	/*
+	 * The event loop must never wait for the host's pool: wait here, once, early in a host's
+	 * boot.
+	 */
 	n = getrandom(&byte, 1, GRND_NONBLOCK);
 	if (n < 0 && errno == EAGAIN) {
 		log_info("virtio-rng: waits for the host's own entropy");

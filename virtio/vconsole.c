@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Locks: dev->lock, then the console's own, which console_*() take and drop inside. The console calls its sink's callbacks
- * without its lock, so they may take dev->lock; one that was under way when reset detached the sink
- * finds `up` false and does nothing.
+ * Locks: dev->lock, then the console's own, which console_*() take and drop inside. The console
+ * calls its sink's callbacks without its lock, so they may take dev->lock; one that was under way
+ * when reset detached the sink finds `up` false and does nothing.
  */
 #include "virtio/vconsole.h"
 

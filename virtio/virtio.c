@@ -50,7 +50,8 @@ void virtio_config_change(struct virtio_dev *dev, unsigned int offset, const voi
 void virtio_broken(struct virtio_dev *dev, const char *why)
 {
 	if (dev->mmio && virtio_mmio_needs_reset(dev->mmio))
-		log_limited(LOG_WARN, "%s: %s: stopped until its driver resets it", dev->ops->name, why);
+		log_limited(LOG_WARN, "%s: %s: stopped until its driver resets it", dev->ops->name,
+			    why);
 }
 
 int virtio_kick_fd(const struct virtio_dev *dev, unsigned int q)

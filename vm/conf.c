@@ -155,7 +155,8 @@ int conf_read(const char *file, conf_fn *fn, void *opaque)
 		log_err("%s: cannot read it: %s", file, errno_name(err));
 	} else if (len > CONF_MAX_SIZE) {
 		err = -EFBIG;
-		log_err("%s: over %d bytes, the limit of a configuration file", file, CONF_MAX_SIZE);
+		log_err("%s: over %d bytes, the limit of a configuration file", file,
+			CONF_MAX_SIZE);
 	} else {
 		err = conf_parse(file, buf, len, fn, opaque);
 	}
@@ -190,8 +191,7 @@ int conf_number(const char *value, unsigned long min, unsigned long max, unsigne
 	if (!*value)
 		return -EINVAL;
 	for (; *value; value++) {
-		if (*value < '0' || *value > '9' ||
-		    __builtin_mul_overflow(n, 10UL, &n) ||
+		if (*value < '0' || *value > '9' || __builtin_mul_overflow(n, 10UL, &n) ||
 		    __builtin_add_overflow(n, (unsigned long)(*value - '0'), &n))
 			return -EINVAL;
 	}

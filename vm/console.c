@@ -31,7 +31,8 @@
 #define BATCH_MS   1	/* a guest's byte waits this long for company */
 #define LOOK_MS	   500	/* how often to look for what nothing tells: see out_take_over() */
 #define CLOSE_MS   1000 /* for the thread to leave a write */
-#define STACK_SIZE 65536
+#define CLOSE_WAITS 20
+#define STACK_SIZE  65536
 
 /* What the loop's thread is asked to do; bits of struct console's todo. */
 #define TODO_INPUT 1u /* offer input again, or look at it for the first time */
@@ -1274,10 +1275,10 @@ static bool stop_writer(struct console *c, unsigned int drain_ms)
 	}
 	c->stop = true;
 	poke(c->kick_fd);
-	deadline_in(&ts, CLOSE_MS);
-	while (!c->exited) {
-		if (pthread_cond_timedwait(&c->progress, &c->lock, &ts) == ETIMEDOUT)
-			break;
+	/* In short waits: one long one is over at once when the whole host stood still meanwhile. */
+	for (unsigned int i = 0; i < CLOSE_WAITS && !c->exited; i++) {
+		deadline_in(&ts, CLOSE_MS / CLOSE_WAITS);
+		pthread_cond_timedwait(&c->progress, &c->lock, &ts);
 	}
 	exited = c->exited;
 	pthread_mutex_unlock(&c->lock);

@@ -40,10 +40,11 @@ static uint8_t *map_anon(uint64_t size)
 	return p;
 }
 
+/* These are reserved, though not touched: without that, a pool that runs out is a SIGBUS later. */
 static uint8_t *map_hugetlb(uint64_t size)
 {
 	uint8_t *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_HUGETLB, -1, 0);
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
 
 	return p == MAP_FAILED ? NULL : p;
 }

@@ -829,6 +829,25 @@ static int write_gdt(struct memory *mem)
 	return memory_write(mem, LAYOUT_GDT, gdt, sizeof(gdt));
 }
 
+/*
+ * Linux thinks that a hardware-reduced machine restarts by EFI. Without EFI it tries the BIOS next: in real mode it jumps
+ * to F000:FFF0, and would run on through zeros. There is no BIOS, but there is the reset register.
+ */
+static int write_bios_entry(struct memory *mem)
+{
+	static const uint8_t code[] = {
+		0xba, LAYOUT_RESET & 0xff, LAYOUT_RESET >> 8, /* mov $LAYOUT_RESET, %dx */
+		0xb0, LAYOUT_RESET_VALUE,		      /* mov $LAYOUT_RESET_VALUE, %al */
+		0xee,					      /* out %al, (%dx) */
+		0xf4,					      /* 1: hlt */
+		0xeb, 0xfd,				      /* jmp 1b */
+	};
+
+	_Static_assert(LAYOUT_BIOS_ENTRY >= LAYOUT_ACPI_END, "no table lies there");
+	_Static_assert(LAYOUT_BIOS_ENTRY + sizeof(code) <= LAYOUT_HIGH_RAM, "below 1 MiB");
+	return memory_write(mem, LAYOUT_BIOS_ENTRY, code, sizeof(code));
+}
+
 static int plan_carry_out(struct plan *plan)
 {
 	const char *cmdline = plan->files->cmdline;
@@ -851,6 +870,8 @@ static int plan_carry_out(struct plan *plan)
 	err = memory_write(mem, LAYOUT_CMDLINE, cmdline, strlen(cmdline) + 1);
 	if (!err)
 		err = write_gdt(mem);
+	if (!err)
+		err = write_bios_entry(mem);
 	if (err)
 		return err;
 	if (plan->mode == BOOT_PVH)

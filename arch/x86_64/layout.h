@@ -46,7 +46,8 @@
 #define LAYOUT_LOW_END	    0x9fc00
 #define LAYOUT_RSDP	    0xe0000
 #define LAYOUT_ACPI	    0xe0040 /* tables, up to LAYOUT_ACPI_END */
-#define LAYOUT_ACPI_END	    0x100000
+#define LAYOUT_ACPI_END	    0xff000
+#define LAYOUT_BIOS_ENTRY   0xffff0 /* where a jump to the BIOS goes */
 #define LAYOUT_HIGH_RAM	    0x100000
 
 /* Ports. */

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * virtio-blk against a driver that writes anything anywhere. The input is a byte of options and then guest memory from its start:
- * descriptors, available ring, used ring, headers, data. The disk's thread is left out: its work is done
- * here, so a run is the same every time.
+ * virtio-blk against a driver that writes anything anywhere. The input is a byte of options and
+ * then guest memory from its start: descriptors, available ring, used ring, headers, data. The
+ * disk's thread is left out: its work is done here, so a run is the same every time.
  *
- * The device's inside is what is called here, so its source is read in. Links with what driver.h names.
+ * The device's inside is what is called here, so its source is read in. Links with what driver.h
+ * names.
  */
 #include "virtio/blk.c"
 
@@ -84,7 +85,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			   (options & 8 ? 1ull << VIRTIO_RING_F_EVENT_IDX : 0) |
 				   (options & 16 ? 0 : 1ull << VIRTIO_RING_F_INDIRECT_DESC)))
 		abort();
-	/* Reads may land on the rings themselves, so the end is not where it was: bounded all the same. */
+	/*
+	 * Reads may land on the rings themselves, so the end is not where it was: bounded all the
+	 * same.
+	 */
 	for (int i = 0; i < 4; i++) {
 		if (blk_drain(blk) < 0)
 			break;

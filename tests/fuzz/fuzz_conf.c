@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The configuration parser, and what PID 1 makes of its lines; the same bytes as a kernel command line. */
+/*
+ * The configuration parser, and what PID 1 makes of its lines; the same bytes as a kernel command
+ * line.
+ */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +25,8 @@ static int line(void *opaque, const struct conf_line *at)
 	/* What the header promises. */
 	if (at->line <= seen->line || at->section_nr < seen->section_nr ||
 	    at->section_nr > seen->section_nr + 1 || !at->section != !at->file ||
-	    (at->section_nr != 0) != (*at->section != '\0') || (at->key && (!*at->key || !at->value)) ||
+	    (at->section_nr != 0) != (*at->section != '\0') ||
+	    (at->key && (!*at->key || !at->value)) ||
 	    (!at->key && at->section_nr != seen->section_nr + 1))
 		abort();
 	seen->line = at->line;

@@ -43,7 +43,7 @@ static void before(void)
 	check_eq((uint64_t)blk_do(&dev, BLK_FLUSH, 0, NULL, 0), 0, "second flush");
 	*(volatile uint64_t *)MARK_AT = MARK;
 	machine_soil();
-	say("reset\n");
+	say("data: %u\n", checksum(data, sizeof(data)));
 	machine_reset(0);
 }
 

@@ -2,26 +2,6 @@
 /* What the loader hands over, printed for the script to compare, and checked as far as it can be from here. */
 #include "tests/payload/payload.h"
 
-/* POSIX cksum's CRC, so that a shell can have the same. */
-static uint32_t cksum(const uint8_t *p, uint64_t n)
-{
-	static uint32_t table[256];
-	uint32_t crc = 0;
-
-	for (uint32_t i = 0; i < 256; i++) {
-		uint32_t v = i << 24;
-
-		for (unsigned int k = 0; k < 8; k++)
-			v = v << 1 ^ (v >> 31 ? 0x04c11db7 : 0);
-		table[i] = v;
-	}
-	for (uint64_t i = 0; i < n; i++)
-		crc = crc << 8 ^ table[crc >> 24 ^ p[i]];
-	for (; n; n >>= 8)
-		crc = crc << 8 ^ table[crc >> 24 ^ (n & 0xff)];
-	return ~crc;
-}
-
 static bool sums_to_zero(uint64_t at, uint32_t len)
 {
 	uint8_t sum = 0;
@@ -64,7 +44,7 @@ void payload_main(void)
 {
 	say("entered: %s\n", boot.how);
 	say("cmdline: %s\n", boot.cmdline);
-	say("initrd: %lu %u\n", boot.initrd_size, cksum((const uint8_t *)boot.initrd, boot.initrd_size));
+	say("initrd: %lu %u\n", boot.initrd_size, checksum((const uint8_t *)boot.initrd, boot.initrd_size));
 	if (boot.initrd_size)
 		check(in_ram(boot.initrd, boot.initrd_size), "initrd lies in RAM");
 	if (boot.rsdp)

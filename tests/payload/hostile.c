@@ -47,7 +47,7 @@ static void random_registers(struct vdev *dev, unsigned int n)
 			vdev_queue(dev, r >> 17 & 1, (uintptr_t)ring.desc + (r >> 20 & 0xf0),
 				   (uintptr_t)&ring.avail, (uintptr_t)&ring.used, 1u << (r >> 28));
 			write32(dev->base + R_STATUS, ALL_OK);
-			vdev_kick(dev, 0);
+			vdev_kick(dev, dev->queue);
 		}
 		write32(dev->base + reg, v);
 	}
@@ -60,9 +60,9 @@ static void start_with(struct vdev *dev, uint64_t desc, uint64_t avail, uint64_t
 	memset(&ring, 0, sizeof(ring));
 	if (!vdev_negotiate(dev, F_VERSION_1))
 		say("FAIL features\n");
-	vdev_queue(dev, 0, desc, avail, used, num);
+	vdev_queue(dev, dev->queue, desc, avail, used, num);
 	write32(dev->base + R_STATUS, ALL_OK);
-	vdev_kick(dev, 0);
+	vdev_kick(dev, dev->queue);
 }
 
 /* DEVICE_NEEDS_RESET comes at once, or from the device's own thread. */
@@ -124,9 +124,9 @@ static void storm(struct vdev *dev)
 	for (unsigned int i = 0; i < 200; i++) {
 		vdev_reset(dev);
 		vdev_negotiate(dev, F_VERSION_1);
-		vdev_queue(dev, 0, (uintptr_t)ring.desc, (uintptr_t)&ring.avail, (uintptr_t)&ring.used, RING);
+		vdev_queue(dev, dev->queue, (uintptr_t)ring.desc, (uintptr_t)&ring.avail, (uintptr_t)&ring.used, RING);
 		write32(dev->base + R_STATUS, ALL_OK);
-		vdev_kick(dev, 0);
+		vdev_kick(dev, dev->queue);
 	}
 	check(vdev_reset(dev), "kick and reset storms");
 }
@@ -137,14 +137,14 @@ static void bad_ring(struct vdev *dev, void (*fill)(void))
 	vdev_reset(dev);
 	memset(&ring, 0, sizeof(ring));
 	vdev_negotiate(dev, F_VERSION_1);
-	vdev_queue(dev, 0, (uintptr_t)ring.desc, (uintptr_t)&ring.avail, (uintptr_t)&ring.used, RING);
+	vdev_queue(dev, dev->queue, (uintptr_t)ring.desc, (uintptr_t)&ring.avail, (uintptr_t)&ring.used, RING);
 	write32(dev->base + R_STATUS, ALL_OK);
 	fill();
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	vdev_kick(dev, 0);
+	vdev_kick(dev, dev->queue);
 	settle();
 	if (!(vdev_status(dev) & S_NEEDS_RESET))
-		vdev_kick(dev, 0);
+		vdev_kick(dev, dev->queue);
 }
 
 static void put_chain(uint64_t addr, uint32_t len, uint16_t flags, uint16_t next)
@@ -195,6 +195,8 @@ static void still_works(struct vdev *dev, unsigned int slot, uint32_t id)
 		check_eq((uint64_t)rng_do(dev, buf, 64), 64, "works all the same");
 	else if (id == ID_BLK)
 		check_eq((uint64_t)blk_do(dev, BLK_READ, 0, buf, 512), 0, "works all the same");
+	else if (id == ID_CONSOLE)
+		check(console_do(dev, "\nto the virtio console\n", 23), "works all the same");
 }
 
 void payload_main(void)
@@ -207,6 +209,8 @@ void payload_main(void)
 
 		dev = (struct vdev){ .base = machine_virtio_base(slot), .slot = slot, .ring = &ring };
 		id = read32(dev.base + R_DEVICE_ID);
+		/* The console's receive queue is looked at when there is input; the other one on every kick. */
+		dev.queue = id == ID_CONSOLE;
 		say("slot %u, device %u:\n", slot, id);
 		every_register(&dev);
 		no_queues(&dev);

@@ -192,3 +192,12 @@ uint32_t random32(void)
 	x ^= x << 5;
 	return x;
 }
+
+uint32_t checksum(const uint8_t *p, uint64_t n)
+{
+	uint32_t sum = 0;
+
+	while (n--)
+		sum = (sum * 31 + *p++) % 16777213;
+	return sum;
+}

@@ -48,6 +48,9 @@ bool wait_count(volatile const uint32_t *counter, uint32_t want);
 /* Lets what must not happen have the time to happen. */
 void settle(void);
 
+/* Simple enough for a shell to have the same by od and awk. */
+uint32_t checksum(const uint8_t *p, uint64_t n);
+
 /* xorshift: the same numbers every run. */
 uint32_t random32(void);
 

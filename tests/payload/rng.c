@@ -11,7 +11,7 @@ static uint8_t buf[BYTES], first[BYTES];
 
 void payload_main(void)
 {
-	struct vdev dev;
+	struct vdev dev = { 0 };
 	uint32_t good = 0, early = 0, before;
 	bool varied = false, differ = false;
 

@@ -69,7 +69,7 @@ bool vdev_start(struct vdev *dev, unsigned int slot, struct ring *ring, uint64_t
 		say("FAIL slot %u: features: status 0x%x\n", slot, vdev_status(dev));
 		return false;
 	}
-	vdev_queue(dev, 0, (uintptr_t)ring->desc, (uintptr_t)&ring->avail, (uintptr_t)&ring->used, RING);
+	vdev_queue(dev, dev->queue, (uintptr_t)ring->desc, (uintptr_t)&ring->avail, (uintptr_t)&ring->used, RING);
 	write32(dev->base + R_STATUS, S_ACK | S_DRIVER | S_FEATURES_OK | S_DRIVER_OK);
 	if (vdev_status(dev) != (S_ACK | S_DRIVER | S_FEATURES_OK | S_DRIVER_OK)) {
 		say("FAIL slot %u: DRIVER_OK: status 0x%x\n", slot, vdev_status(dev));
@@ -138,4 +138,12 @@ int64_t rng_do(struct vdev *dev, void *data, uint32_t len)
 	vdev_put(dev, 0);
 	vdev_kick(dev, 0);
 	return vdev_wait(dev);
+}
+
+bool console_do(struct vdev *dev, const void *data, uint32_t len)
+{
+	dev->ring->desc[0] = (struct desc){ (uintptr_t)data, len, 0, 0 };
+	vdev_put(dev, 0);
+	vdev_kick(dev, dev->queue);
+	return vdev_wait(dev) >= 0;
 }

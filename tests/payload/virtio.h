@@ -65,11 +65,12 @@ struct ring {
 struct vdev {
 	uint64_t base;
 	unsigned int slot, gsi;
-	struct ring *ring; /* queue 0's */
+	unsigned int queue; /* the one that is driven: 0, if the payload says nothing else */
+	struct ring *ring;
 	uint16_t seen;	   /* used.idx up to which all is known */
 };
 
-/* Takes the device in @slot, queue 0 on @ring (cleared), DRIVER_OK; with @features and VERSION_1. False: says why. */
+/* Takes the device in @slot, its queue on @ring (cleared), DRIVER_OK; with @features and VERSION_1. False: says why. */
 bool vdev_start(struct vdev *dev, unsigned int slot, struct ring *ring, uint64_t features);
 
 /* The steps of that. False when FEATURES_OK does not stay. */
@@ -80,7 +81,7 @@ void vdev_queue(struct vdev *dev, unsigned int q, uint64_t desc, uint64_t avail,
 bool vdev_reset(struct vdev *dev);
 uint32_t vdev_status(const struct vdev *dev);
 
-/* Descriptors 0 to @n - 1 are a chain: it is made available, without a kick. */
+/* The chain that starts at descriptor @head is made available, without a kick. */
 void vdev_put(struct vdev *dev, uint16_t head);
 void vdev_kick(const struct vdev *dev, unsigned int q);
 /* Waits for the next used element. The length it says, -1 if none came. */
@@ -100,5 +101,8 @@ int blk_do(struct vdev *dev, uint32_t type, uint64_t sector, void *data, uint32_
 
 /* One request for @len random bytes, waited for. How many came, or -1. */
 int64_t rng_do(struct vdev *dev, void *data, uint32_t len);
+
+/* Sends @len bytes to a console; the device's transmit queue is the one that is driven. False: not in the time. */
+bool console_do(struct vdev *dev, const void *data, uint32_t len);
 
 #endif

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The driver's side of virtio-mmio and of split rings, as small as a test of a device needs it: guest RAM is an array, registers
- * are written through virtio_mmio_access(), nobody runs beside the test but the device's own threads.
+ * The driver's side of virtio-mmio and of split rings, as small as a test of a device needs it:
+ * guest RAM is an array, registers are written through virtio_mmio_access(), nobody runs beside
+ * the test but the device's own threads.
  *
- * Links with virtio/mmio.o virtio/virtio.o virtio/queue.o vm/memory.o vm/bus.o vm/event.o vm/irq.o vm/log.o.
+ * Links with virtio/mmio.o virtio/virtio.o virtio/queue.o vm/memory.o vm/bus.o vm/event.o vm/irq.o
+ * vm/log.o.
  */
 #ifndef TESTS_UNIT_DRIVER_H
 #define TESTS_UNIT_DRIVER_H
@@ -97,7 +99,10 @@ static inline void driver_write(struct driver *d, unsigned int offset, uint32_t 
 	virtio_mmio_access(&d->mmio, offset, (uint8_t *)&v, 4, true);
 }
 
-/* The host's address of guest memory; the array is on the heap, so that ASan sees an access beyond it. */
+/*
+ * The host's address of guest memory; the array is on the heap, so that ASan sees an access beyond
+ * it.
+ */
 static inline uint8_t *driver_ptr(struct driver *d, uint64_t gpa)
 {
 	return d->ram + (gpa - DRIVER_RAM_GPA);
@@ -197,7 +202,10 @@ static inline bool driver_needs_reset(struct driver *d)
 	return driver_read(d, VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET;
 }
 
-/* Makes a chain available, without a kick. Descriptors are taken round the table. Returns the head. */
+/*
+ * Makes a chain available, without a kick. Descriptors are taken round the table. Returns the
+ * head.
+ */
 static inline uint16_t driver_add(struct driver *d, unsigned int i, const struct driver_buf *buf,
 				  unsigned int nr)
 {
@@ -284,7 +292,7 @@ static inline uint64_t driver_irqs(struct driver *d, int ms)
 	return count;
 }
 
-/* --- what the log says --------------------------------------------------------------------------- */
+/* --- what the log says ------------------------------------------------------------------------ */
 
 /* Log lines go to the file that it returns; log_text() gives what is there, and starts anew. */
 static inline int log_capture(void)

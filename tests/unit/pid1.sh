@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: MIT
 # usage: pid1.sh BINARY [CASE...]
 #
-# Runs BINARY as PID 1 of fresh namespaces, a root of its own with busybox in it, and looks at what it does and how it ends. All of it in a
-# user namespace: no root is needed, and whatever PID 1 does stays there (reboot(2) ends the namespace: reboot
-# as SIGHUP, power-off and halt as SIGINT). What a namespace does not hold back when root runs this, the SysRq
-# trigger, is mounted over.
+# Runs BINARY as PID 1 of fresh namespaces, with a root of its own and busybox in it, and looks at what it
+# does and how it ends. All of it in a user namespace: no root is needed, and whatever PID 1 does stays there
+# (reboot(2) ends the namespace: reboot as SIGHUP, power-off and halt as SIGINT). What a namespace does not hold
+# back when root runs this, the SysRq trigger, is mounted over.
 #
 # BINARY is vinit, or test_pid1, whose VMMs are make-believe; the cases marked "fake" need that one.
 set -u
@@ -51,8 +51,8 @@ script() {
 	chmod 755 "$image/t/$1"
 }
 
-# boot: starts it; sets pid1, as seen from here. The console ($fifo) is a FIFO, whose reader writes the log. $prepare is run in
-# the root before, $wrap before the words of the command.
+# boot: starts it; sets pid1, as seen from here. The console ($fifo) is a FIFO, whose reader writes the log.
+# $prepare is run in the root before, $wrap before the words of the command.
 boot() {
 	local tries=0 fd
 
@@ -392,7 +392,7 @@ case_unmount() {
 		echo "  skip: no overlay file system in user namespaces here"
 		return
 	fi
-	is "$(sed -n 's/^vinit: \(.*\): unmounted/\1/p' "$log" | tr '\n' ,)" "/mnt/a b,/mnt," "unmounted"
+	is "$(sed -n 's|^vinit: \(/mnt.*\): unmounted|\1|p' "$log" | tr '\n' ,)" "/mnt/a b,/mnt," "unmounted"
 	is "$status" $off "how it ended"
 }
 
@@ -454,6 +454,7 @@ case_fake_consoles() {
 	guest c <<-END
 		[guest]
 		console = stdio
+		stop-timeout = 40
 	END
 	guest d <<-END
 		[supervise]
@@ -463,15 +464,15 @@ case_fake_consoles() {
 	END
 	boot && seen 10 'guest c: started'
 	sleep 1
-	has '^--config /etc/vinit/guests.d/a.conf --name a \(fake run\)'
-	has '^--config /etc/vinit/guests.d/b.conf --name b --console stdio \(fake run\)'
+	has '^--config /etc/vinit/guests.d/a.conf --name a --stop-timeout 30 \(fake run\)'
+	has '^--config /etc/vinit/guests.d/b.conf --name b --stop-timeout 30 --console stdio \(fake run\)'
 	has '^--config /etc/vinit/guests.d/c.conf --name c --console file=/run/vinit/c.console \(fake run\)'
 	has 'guests.d/-e.conf: not a guest.s name'
 	hasnt 'guest d'
 	[ -d "/proc/$pid1/root/run/vinit" ] || bad "no /run/vinit"
 	kill -USR2 "$pid1"
 	ended 20
-	has 'asking 3 guests to power off, for up to 35 s'
+	has 'asking 3 guests to power off, for up to 45 s'
 	has 'guest c: powered off \(status 0\) after'
 	is "$status" $off "how it ended"
 }
@@ -523,6 +524,7 @@ case_fake_hung() {
 	has '2 guests have not ended in 6 s: killed'
 	has 'guest a: killed by signal 9'
 	has 'guest b: killed by signal 9'
+	hasnt 'action: restart'
 	is "$status" $rebooted "how it ended"
 }
 

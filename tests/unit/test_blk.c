@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * virtio-blk as its driver sees it, through the real transport and ring, over real files. The device's source is read in with some of
- * the host's calls replaced, so that they can fail, be slow, or be counted.
+ * virtio-blk as its driver sees it, through the real transport and ring, over real files. The
+ * device's source is read in with some of the host's calls replaced, so that they can fail, be
+ * slow, or be counted.
  *
  * Links with what driver.h names.
  */
@@ -20,7 +21,7 @@
 #include <unistd.h>
 #include "virtio/queue.h"
 
-/* --- the host's calls, bent ----------------------------------------------------------------- */
+/* --- the host's calls, bent ------------------------------------------------------------------- */
 
 static struct {
 	atomic_int syncs, vectors, iovcnt, writes;
@@ -33,7 +34,7 @@ static struct {
 	size_t align;		 /* as direct I/O: memory, length and offset must be multiples */
 	int fallocate_errno;
 	int lock_errno;
-	int no_o_direct;	 /* take O_DIRECT out of open's flags: the file system below may not have it */
+	int no_o_direct;	 /* open() without it: the file system may not have it */
 } host;
 
 static int host_fdatasync(int fd)
@@ -188,7 +189,7 @@ static int host_fcntl(int fd, int cmd, ...)
 #define RANGES (DRIVER_DATA + 0x1000)
 #define DATA   (DRIVER_DATA + 0x10000)
 
-/* --- helpers ------------------------------------------------------------------------------------- */
+/* --- helpers ---------------------------------------------------------------------------------- */
 
 static char dir[] = "/tmp/test_blk.XXXXXX";
 static char path[PATH_MAX];
@@ -333,7 +334,7 @@ static unsigned int count_dir(const char *name)
 	return n;
 }
 
-/* --- opening ------------------------------------------------------------------------------------- */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 static void refused(const char *file, const char *word, int err)
 {
@@ -443,7 +444,7 @@ static void test_config(void)
 	stop(&d);
 }
 
-/* --- data ---------------------------------------------------------------------------------------- */
+/* --- data ------------------------------------------------------------------------------------- */
 
 static void test_read_write(void)
 {
@@ -523,7 +524,10 @@ static void test_framing(void)
 	stop(&d);
 }
 
-/* As many segments as are advertised, moved by one call; and a host that moves less each time than asked. */
+/*
+ * As many segments as are advertised, moved by one call; and a host that moves less each time than
+ * asked.
+ */
 static void test_vectors(void)
 {
 	struct driver_buf buf[QUEUE_MAX_SIZE];
@@ -730,7 +734,7 @@ static void test_unsupported(void)
 	stop(&d);
 }
 
-/* --- discard and zeroes -------------------------------------------------------------------------- */
+/* --- discard and zeroes ----------------------------------------------------------------------- */
 
 static int ranges(struct driver *d, uint32_t type, const struct virtio_blk_discard_write_zeroes *r,
 		  unsigned int nr)
@@ -873,9 +877,12 @@ static void test_range_limits(void)
 	stop(&d);
 }
 
-/* --- direct I/O ---------------------------------------------------------------------------------- */
+/* --- direct I/O ------------------------------------------------------------------------------- */
 
-/* Calls refuse what direct I/O refuses; the file itself is an ordinary one, since /tmp may be a tmpfs. */
+/*
+ * Calls refuse what direct I/O refuses; the file itself is an ordinary one, since /tmp may be a
+ * tmpfs.
+ */
 static void test_direct(void)
 {
 	struct driver_buf buf[4];
@@ -924,7 +931,7 @@ static void test_direct(void)
 	CHECK(strstr(log_text(log_fd), "leave out `direct`"));
 }
 
-/* --- life cycle ---------------------------------------------------------------------------------- */
+/* --- life cycle ------------------------------------------------------------------------------- */
 
 static void test_malformed(void)
 {
@@ -973,7 +980,10 @@ static void wait_in_pwritev(void)
 	CHECK(host.in_pwritev);
 }
 
-/* A reset finds a write in the host's hands and others behind it: that one ends where it was to go, the others never start. */
+/*
+ * A reset finds a write in the host's hands and others behind it: that one ends where it was to
+ * go, the others never start.
+ */
 static void test_reset_in_flight(void)
 {
 	struct driver d;
@@ -1078,7 +1088,10 @@ static void test_reattach(void)
 	dev->ops->destroy(dev);
 }
 
-/* Many at once, through a ring that goes round: every one answered once, every interrupt seen in time. */
+/*
+ * Many at once, through a ring that goes round: every one answered once, every interrupt seen in
+ * time.
+ */
 static void test_many(void)
 {
 	struct driver d;

@@ -20,8 +20,8 @@ static int note(void *opaque, const struct conf_line *at)
 	size_t len = strlen(seen);
 
 	CHECK(opaque == &seen);
-	snprintf(seen + len, sizeof(seen) - len, at->key ? "%u:%s#%u:%s=%.40s;" : "%u:%s#%u;", at->line,
-		 at->section, at->section_nr, at->key, at->value);
+	snprintf(seen + len, sizeof(seen) - len, at->key ? "%u:%s#%u:%s=%.40s;" : "%u:%s#%u;",
+		 at->line, at->section, at->section_nr, at->key, at->value);
 	return (int)at->line == fail_at_line ? -EBUSY : 0;
 }
 
@@ -82,18 +82,18 @@ static void bad(void)
 		const char *seen, *log;
 	} row[] = {
 #define ROW(t, s, l) { t, sizeof(t) - 1, s, l }
-		ROW("a=1\nword\nb=2", "1:#0:a=1;", "f:2: \"word\"" ),
-		ROW("\n = 1", "", "f:2: there is no key" ),
-		ROW("=", "", "f:1: there is no key" ),
-		ROW("[", "", "f:1: " ),
-		ROW("[]", "", "f:1: a section's name" ),
-		ROW("[ ]", "", "f:1: a section's name" ),
-		ROW("[a", "", "f:1: " ),
-		ROW("[a]b", "", "f:1: " ),
-		ROW("[a]b]", "", "f:1: a section's name" ),
-		ROW("[[a]]", "", "f:1: a section's name" ),
-		ROW("a=1\nb=\0\n", "1:#0:a=1;", "f:2: a NUL" ),
-		ROW("#\0", "", "f:1: a NUL" ),
+		ROW("a=1\nword\nb=2", "1:#0:a=1;", "f:2: \"word\""),
+		ROW("\n = 1", "", "f:2: there is no key"),
+		ROW("=", "", "f:1: there is no key"),
+		ROW("[", "", "f:1: "),
+		ROW("[]", "", "f:1: a section's name"),
+		ROW("[ ]", "", "f:1: a section's name"),
+		ROW("[a", "", "f:1: "),
+		ROW("[a]b", "", "f:1: "),
+		ROW("[a]b]", "", "f:1: a section's name"),
+		ROW("[[a]]", "", "f:1: a section's name"),
+		ROW("a=1\nb=\0\n", "1:#0:a=1;", "f:2: a NUL"),
+		ROW("#\0", "", "f:1: a NUL"),
 #undef ROW
 	};
 
@@ -177,8 +177,16 @@ static void values(void)
 	static const char *const yes[] = { "yes", "on", "true", "1" };
 	static const char *const no[] = { "no", "off", "false", "0" };
 	static const char *const not_bool[] = { "", "y", "Yes", "yes ", "2", "00", "enabled" };
-	static const char *const not_number[] = { "", "-1", "+1", " 1", "1 ", "0x1", "1k", "1.0",
-						  "18446744073709551616", "99999999999999999999" };
+	static const char *const not_number[] = { "",
+						  "-1",
+						  "+1",
+						  " 1",
+						  "1 ",
+						  "0x1",
+						  "1k",
+						  "1.0",
+						  "18446744073709551616",
+						  "99999999999999999999" };
 	unsigned long n;
 	bool b;
 
@@ -200,7 +208,8 @@ static void values(void)
 	CHECK_EQ(conf_number("8", 0, 7, &n), -EINVAL);
 	CHECK_EQ(conf_number("2", 3, 7, &n), -EINVAL);
 	CHECK_EQ(conf_number("3", 3, 7, &n), 0);
-	CHECK_EQ(conf_number("18446744073709551615", 0, ULONG_MAX, &n), sizeof(long) == 8 ? 0 : -EINVAL);
+	CHECK_EQ(conf_number("18446744073709551615", 0, ULONG_MAX, &n),
+		 sizeof(long) == 8 ? 0 : -EINVAL);
 }
 
 int main(void)

@@ -962,6 +962,13 @@ static void notify(void)
 		for (int q = 0; q < NR_QUEUES; q++)
 			CHECK_EQ(drained(f->mmio.kick_fd[q]), q == cases[i].queue);
 	}
+	virtio_mmio_fini(&f->mmio);
+	/* The last of as many as there can be, and the one behind. */
+	f->dev.nr_queues = VIRTIO_MAX_QUEUES;
+	CHECK_EQ(virtio_mmio_init(&f->mmio, &f->dev, &f->mem, NULL, &f->irq), 0);
+	wr(f, VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_MAX_QUEUES - 1);
+	wr(f, VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_MAX_QUEUES);
+	CHECK_EQ(drained(f->mmio.kick_fd[VIRTIO_MAX_QUEUES - 1]), 1);
 	fake_free(f);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * PID 1 with make-believe VMMs, for pid1.sh: as process 1 it is the real thing, as "run" a process that does what the cmdline of the
- * guest's file says, and else it runs pid1.sh on itself.
+ * PID 1 with make-believe VMMs, for pid1.sh: as process 1 it is the real thing, as "run" a process
+ * that does what the cmdline of the guest's file says, and else it runs pid1.sh on itself.
  *
  *   sleep=MS exit=N     ends after that time
  *   segv                by a signal

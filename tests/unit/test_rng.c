@@ -35,7 +35,9 @@ ssize_t __wrap_getrandom(void *buf, size_t len, unsigned int flags)
 		host.fail_after--;
 	if (host.short_max && len > host.short_max)
 		len = host.short_max;
-	/* never 0, so that a byte that was left out shows; a pattern, so that a repeated one does */
+	/*
+	 * never 0, so that a byte that was left out shows; a pattern, so that a repeated one does
+	 */
 	for (size_t i = 0; i < len; i++)
 		((uint8_t *)buf)[i] = (uint8_t)(1 + (host.bytes + i) % 251);
 	host.bytes += len;
@@ -136,7 +138,10 @@ static void test_bounded(void)
 	stop(&d);
 }
 
-/* A guest that has posted more than one turn's worth: the event loop gets its turn back, and nothing is forgotten. */
+/*
+ * A guest that has posted more than one turn's worth: the event loop gets its turn back, and
+ * nothing is forgotten.
+ */
 static void test_turns(void)
 {
 	const struct driver_buf big = IN(DRIVER_DATA, 65536), tiny = IN(DRIVER_DATA, 1);

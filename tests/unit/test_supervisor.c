@@ -18,9 +18,9 @@
 #include "vm/conf.h"
 #include "vm/log.h"
 
-#define EXIT(n)	 ((n) << 8)
-#define SIG(n)	 (n)
-#define NR(a)	 (sizeof(a) / sizeof((a)[0]))
+#define EXIT(n) ((n) << 8)
+#define SIG(n)	(n)
+#define NR(a)	(sizeof(a) / sizeof((a)[0]))
 
 /* Runs the statement with the log in log_text. */
 static char log_text[4096];
@@ -44,7 +44,7 @@ static void log_end(void)
 	close(log_fd);
 }
 
-/* --- policy ---------------------------------------------------------------------------------------- */
+/* --- policy ------------------------------------------------------------------------------------ */
 
 static void ends(void)
 {
@@ -138,12 +138,14 @@ static int policy_only(void *opaque, const struct conf_line *line)
 
 static void supervise_section(void)
 {
-	static const char text[] = "[guest]\nautostart = no\n[supervise]\nautostart=off\non-poweroff=restart\n"
-				   "on-reset=poweroff\non-crash=reboot\non-failure=halt\non-stop=rescue\n"
-				   "on-limit=rescue\nrestart-delay=5\nrestart-limit=0\nrestart-window=3600\n";
-	static const char bad[] = "[supervise]\nautostart=maybe\non-poweroff=none\non-crash=\nrestart-delay=0\n"
-				  "restart-limit=-1\nrestart-window=0\non-limit=restart\nnonsense=1\n"
-				  "on-reset=stop\n";
+	static const char text[] =
+		"[guest]\nautostart = no\n[supervise]\nautostart=off\non-poweroff=restart\n"
+		"on-reset=poweroff\non-crash=reboot\non-failure=halt\non-stop=rescue\n"
+		"on-limit=rescue\nrestart-delay=5\nrestart-limit=0\nrestart-window=3600\n";
+	static const char bad[] =
+		"[supervise]\nautostart=maybe\non-poweroff=none\non-crash=\nrestart-delay=0\n"
+		"restart-limit=-1\nrestart-window=0\non-limit=restart\nnonsense=1\n"
+		"on-reset=stop\n";
 	struct policy policy, want;
 
 	policy_defaults(&policy);
@@ -178,7 +180,7 @@ static void supervise_section(void)
 	CHECK(!strstr(log_text, "f:10: "));
 }
 
-/* --- the appliance's settings ---------------------------------------------------------------------- */
+/* --- the appliance's settings ------------------------------------------------------------------ */
 
 static struct init_config config;
 
@@ -207,13 +209,15 @@ static void kernel_words(void)
 	CHECK_EQ(config.stop_timeout_s, 30);
 	CHECK_EQ(config.on_all_stopped, ACTION_NONE);
 
-	cmdline("console=ttyS0 vinit.exec=/nested/run vinit.exec-end=poweroff vinit.autostart=no quiet\n");
+	cmdline("console=ttyS0 vinit.exec=/nested/run vinit.exec-end=poweroff "
+		"vinit.autostart=no quiet\n");
 	CHECK_STR(config.exec, "/nested/run");
 	CHECK_EQ(config.exec_end, ACTION_POWEROFF);
 	CHECK(!config.autostart);
 	CHECK_STR(log_text, "");
 
-	cmdline("vinit.exec=\"sh -c  x\" vinit.exec_end=halt vinit.rescue=now vinit.stop_timeout=5 vinit.log=kmsg");
+	cmdline("vinit.exec=\"sh -c  x\" vinit.exec_end=halt vinit.rescue=now "
+		"vinit.stop_timeout=5 vinit.log=kmsg");
 	CHECK_STR(config.exec, "sh -c  x");
 	CHECK_EQ(config.exec_end, ACTION_HALT);
 	CHECK_EQ(config.rescue, RESCUE_NOW);
@@ -221,7 +225,8 @@ static void kernel_words(void)
 	CHECK(config.log_kmsg);
 	CHECK_STR(log_text, "");
 
-	cmdline("\"vinit.exec=a b\" x=\"vinit.rescue=yes y\" vinit.on-all-stopped=reboot vinit.log-level=debug");
+	cmdline("\"vinit.exec=a b\" x=\"vinit.rescue=yes y\" vinit.on-all-stopped=reboot "
+		"vinit.log-level=debug");
 	CHECK_STR(config.exec, "a b");
 	CHECK_EQ(config.rescue, RESCUE_NO);
 	CHECK_EQ(config.on_all_stopped, ACTION_REBOOT);
@@ -236,7 +241,8 @@ static void kernel_words(void)
 	cmdline("vinit.exec=\"never closed vinit.rescue=yes");
 	CHECK_STR(config.exec, "never closed vinit.rescue=yes");
 
-	cmdline("vinit.nonsense=1 vinit.rescue=perhaps vinit.autostart vinit.=x vinit.stop-timeout=-1 vinit.exec-end=none "
+	cmdline("vinit.nonsense=1 vinit.rescue=perhaps vinit.autostart vinit.=x vinit.stop-timeout=-1 "
+		"vinit.exec-end=none "
 		"vinit.on-all-stopped=restart vinit.log=tape vinit.log-level=loud vinit.exec-end=reboot");
 	CHECK(strstr(log_text, "\"nonsense\": no such key"));
 	CHECK(strstr(log_text, "rescue = \"perhaps\""));
@@ -283,7 +289,7 @@ static void too_long(void)
 	CHECK_EQ(strlen(config.exec), 0);
 }
 
-/* --- the power button ------------------------------------------------------------------------------ */
+/* --- the power button -------------------------------------------------------------------------- */
 
 static uint8_t msg[512];
 static size_t msg_len;
@@ -455,7 +461,8 @@ static void input_event(void)
 
 static void uevent(void)
 {
-	static const char add[] = "add@/devices/x\0ACTION=add\0DEVPATH=/devices/x\0SUBSYSTEM=input\0SEQNUM=9";
+	static const char add[] =
+		"add@/devices/x\0ACTION=add\0DEVPATH=/devices/x\0SUBSYSTEM=input\0SEQNUM=9";
 	static const char other[] = "add@/devices/x\0ACTION=add\0SUBSYSTEM=inputs\0";
 	static const char gone[] = "remove@/devices/x\0ACTION=remove\0SUBSYSTEM=input\0";
 
@@ -467,7 +474,7 @@ static void uevent(void)
 	CHECK(!button_parse_uevent("", 0));
 }
 
-/* --- shutdown -------------------------------------------------------------------------------------- */
+/* --- shutdown ---------------------------------------------------------------------------------- */
 
 static void ctrl_alt_del(void)
 {
@@ -492,8 +499,8 @@ static void mount_names(void)
 	static const struct {
 		const char *in, *out;
 	} row[] = {
-		{ "/mnt", "/mnt" },	      { "/a\\040b", "/a b" },  { "\\011\\134", "\t\\" },
-		{ "/a\\04", "/a\\04" },	      { "/a\\", "/a\\" },      { "/a\\400", "/a\\400" },
+		{ "/mnt", "/mnt" },	  { "/a\\040b", "/a b" }, { "\\011\\134", "\t\\" },
+		{ "/a\\04", "/a\\04" },	  { "/a\\", "/a\\" },	  { "/a\\400", "/a\\400" },
 		{ "/a\\048", "/a\\048" },
 	};
 

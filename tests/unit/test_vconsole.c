@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* virtio-console as its driver sees it, on a console of the test's own that takes what the test lets it take. */
+/*
+ * virtio-console as its driver sees it, on a console of the test's own that takes what the test
+ * lets it take.
+ */
 #include <linux/virtio_console.h>
 #include <linux/virtio_ids.h>
 #include "tests/unit/driver.h"
@@ -160,7 +163,10 @@ static void test_output(void)
 	stop(&d);
 }
 
-/* A reader that takes its time: the chain waits, in the middle of a buffer, and no byte is lost or said twice. */
+/*
+ * A reader that takes its time: the chain waits, in the middle of a buffer, and no byte is lost or
+ * said twice.
+ */
 static void test_output_held(void)
 {
 	const struct driver_buf pieces[] = { OUT(DRIVER_DATA, 300), OUT(DRIVER_DATA + 300, 700) };

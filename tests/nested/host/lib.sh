@@ -58,11 +58,13 @@ guest_wait() {
 	status=$?
 }
 
-# vmm: the pid of the VMM that the last guest_start started (a child of timeout).
+# vmm: the pid of the VMM that the last guest_start started. busybox's timeout becomes the command, others have it as a child.
 vmm() {
+	[ "$(readlink /proc/$pid/exe)" != "$(readlink -f $VM)" ] || { echo $pid; return; }
 	for p in /proc/[0-9]*; do
 		[ "$(sed -n 's/^PPid:[[:space:]]*//p' "$p/status" 2>/dev/null)" = "$pid" ] && echo "${p#/proc/}" && return
 	done
+	echo "no VMM"
 	return 1
 }
 

@@ -4,6 +4,7 @@
 . /t/lib.sh
 
 arch=$(uname -m)
+kernel=/t/6.12/fast
 # Ready when the guest's acpid listens.
 ready='until ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q /dev/input/event; do sleep 0.1; done; echo ready; sleep 1000'
 
@@ -20,33 +21,36 @@ ended 0 'the guest powered off'
 want "guest's init did not run" says here
 end
 
-begin reset_exit
-after=reboot guest true --on-reset exit
-ended 3 'the guest reset'
-end
+for version in 6.12 6.1; do
+	begin reset_exit_$version
+	kernel=/t/$version/fast initrd=/t/$version/initrd after=reboot guest true --on-reset exit
+	ended 3 'the guest reset'
+	end
+done
 
 # What the guest writes to its disk says how often it booted.
 twice='n=$(dd if=/dev/vda bs=512 count=1 2>/dev/null | head -c 1); echo "boot $n of $(nproc)"; [ "$n" = 2 ] && poweroff -f
 echo $((n + 1)) | dd of=/dev/vda bs=512 count=1 conv=sync,fsync 2>/dev/null; reboot -f'
 
-# restart CASE OPTION...: a guest that resets once and powers off at its second boot.
+# restart CASE WAY OPTION...: a guest that resets once, by WAY as vinit calls it, and powers off at its second boot.
 restart() {
 	begin "$1"
-	shift
+	way=$2
+	shift 2
 	dd if=/dev/zero of=$T/disk bs=64k count=16 2>/dev/null
 	echo 1 | dd of=$T/disk conv=notrunc 2>/dev/null
 	guest "$twice" --disk path=$T/disk "$@"
-	ended 0 'the guest reset'
+	ended 0 "guest reset .*$way"
 	want "boots: $(grep -c '^boot ' "$T/$name.out")" [ "$(grep -c '^boot ' "$T/$name.out")" = 2 ]
 	want "no second boot" said '^boot 2 '
 	want "disk: $(head -c 1 $T/disk)" is "$(head -c 1 $T/disk)" 2
 	end
 }
-restart reset_restart --cpus 2
+restart reset_restart '' --cpus 2
 if [ "$arch" = x86_64 ]; then
 	# The keyboard controller's reset line in place of ACPI's register.
-	words=reboot=k restart reset_i8042
-	want "the guest did not use it" logged i8042
+	words=reboot=k restart reset_i8042 i8042
+	words=reboot=a restart reset_acpi ACPI --cpus 2
 
 	begin triple_fault_linux
 	words=reboot=t after=reboot guest true --cpus 2

@@ -42,10 +42,8 @@ static void on_receive(void)
 {
 	unsigned int cause = inb(UART_IIR) & 0xf;
 
-	if (cause != 4 && cause != 0xc) {
-		other++;
-		return;
-	}
+	/* No cause: its bytes came, with an edge of their own, while the last interrupt's were read. */
+	other += cause != 4 && cause != 0xc && cause != 1;
 	while (inb(UART_LSR) & 1) {
 		char c = (char)inb(UART_DATA);
 
@@ -55,7 +53,7 @@ static void on_receive(void)
 	}
 }
 
-/* The script sends "input line\n" of this text. */
+/* What the script sends. */
 static void receive(void)
 {
 	static const char want[] = "The Quick Brown Fox, 0123456789, ends here.\n";

@@ -1,0 +1,486 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# usage: payload.sh [PATTERN]
+#
+# Guests of a few instructions through the whole VMM: what they find of their machine, and how vinit takes their end.
+# Plain sh, so that it runs in the nested host too; there VINIT and PAYLOADS say where the binary and the payloads are.
+# CHECK_LONG=1: more of it. HOLD=1: one more guest runs beside all of it.
+
+pattern=${1-}
+if [ -z "${VINIT-}" ]; then
+	cd "$(dirname "$0")/../.." || exit 1
+	make -s && make -s payloads || exit 1
+	VINIT=build/$(uname -m)/vinit
+	PAYLOADS=build/$(uname -m)/payload
+fi
+tmp=$(mktemp -d) || exit 1
+out=$tmp/out err=$tmp/err stdin=/dev/null
+pids=
+holder=
+failed=0
+limit=60
+# shellcheck disable=SC2086 # a list
+trap 'kill -9 $pids $holder 2>/dev/null; rm -rf "$tmp"' EXIT
+trap 'exit 1' INT TERM HUP
+
+# --- the frame --------------------------------------------------------------------------------------
+
+# wanted NAME: is it asked for? Then it is the case that all lines are about.
+wanted() {
+	case $1 in
+	*"$pattern"*) name=$1 stdin=/dev/null ;;
+	*) return 1 ;;
+	esac
+}
+
+good() { echo "ok $name: $1"; }
+
+bad() {
+	echo "FAIL $name: $1"
+	sed 's/^/    guest: /' "$out" | tail -n 25
+	sed 's/^/    vinit: /' "$err" | tail -n 10
+	failed=1
+}
+
+# is GOT WANTED WHAT
+is() {
+	if [ "$1" = "$2" ]; then good "$3"; else bad "$3: \"$1\", expected \"$2\""; fi
+}
+
+# at_most GOT BOUND WHAT
+at_most() {
+	if [ "$1" -le "$2" ]; then good "$3 ($1)"; else bad "$3: $1, expected at most $2"; fi
+}
+
+# said WORDS: vinit's messages name it
+said() {
+	if grep -q -- "$1" "$err"; then good "vinit says \"$1\""; else bad "vinit does not say \"$1\""; fi
+}
+
+# vinit PAYLOAD [OPTION...]: to its end. $status; $seconds.
+vinit() {
+	payload=$1
+	shift
+	seconds=$(date +%s)
+	timeout -s KILL $limit "$VINIT" run --kernel "$PAYLOADS/$payload" "$@" <"$stdin" >"$out" 2>"$err"
+	status=$?
+	seconds=$(($(date +%s) - seconds))
+}
+
+# start PAYLOAD [OPTION...]: in the background, $pid.
+start() {
+	payload=$1
+	shift
+	rm -f "$tmp/pid"
+	# shellcheck disable=SC2016 # the inner shell's
+	timeout -s KILL $limit sh -c 'echo $$ >"$0.new"; mv "$0.new" "$0"; exec "$@"' "$tmp/pid" \
+		"$VINIT" run --kernel "$PAYLOADS/$payload" "$@" <"$stdin" >"$out" 2>"$err" &
+	job=$!
+	tries=100
+	while [ ! -s "$tmp/pid" ] && [ $((tries -= 1)) -gt 0 ]; do sleep 0.1; done
+	pid=$(cat "$tmp/pid")
+	pids="$pids $pid"
+}
+
+# The end of what was started. $status
+finish() {
+	wait "$job"
+	status=$?
+	pids=
+}
+
+# wait_for FILE WORDS: until they are in there; false after 30 s
+wait_for() {
+	tries=300
+	until grep -q -- "$2" "$1" 2>/dev/null; do
+		[ $((tries -= 1)) -gt 0 ] || return 1
+		sleep 0.1
+	done
+}
+
+# findings STATUS: the payload's own lines, that it came to its end, and vinit's exit status
+findings() {
+	sed -n "s|^ok |ok $name: |p" "$out"
+	if grep -q '^FAIL ' "$out"; then
+		sed -n "s|^FAIL |FAIL $name: |p" "$out"
+		sed 's/^/    vinit: /' "$err" | tail -n 10
+		failed=1
+	fi
+	[ "$1" -ne 0 ] || grep -qx done "$out" || bad "the payload did not come to its end"
+	is "$status" "$1" "exit status"
+}
+
+# image NAME SECTORS: an empty disk
+image() {
+	head -c $(($2 * 512)) /dev/zero >"$tmp/$1"
+}
+
+# The payloads' checksum().
+checksum() {
+	od -An -v -tu1 | awk '{ for (i = 1; i <= NF; i++) sum = (sum * 31 + $i) % 16777213 } END { print sum + 0 }'
+}
+
+# --- ports, memory, interrupts ----------------------------------------------------------------------
+
+if [ ! -c /dev/kvm ]; then
+	echo "skip payloads: there is no /dev/kvm here"
+	exit 0
+fi
+
+if [ -n "${HOLD-}" ]; then
+	start end --cmdline test=hlt
+	wait_for "$out" ready
+	holder=$pid pids=
+fi
+
+if wanted ports; then
+	vinit ports
+	findings 0
+	is "$(grep -c '^string: the quick brown fox jumps over the lazy dog 0123456789$' "$out")" 1 "rep outsb: the string is whole"
+	is "$(grep -c '^string: backwards$' "$out")" 1 "rep outsb downwards: the string is whole"
+fi
+
+if wanted mmio; then
+	image disk 2051
+	vinit mmio --disk path="$tmp/disk" --rng --cmdline sectors=2051
+	findings 0
+fi
+
+if wanted serial; then
+	vinit serial
+	findings 0
+fi
+
+if wanted serial-input; then
+	printf 'The Quick Brown Fox, 0123456789, ends here.\n' >"$tmp/input"
+	for stdin in "$tmp/input" "$tmp/fifo"; do
+		if [ "$stdin" = "$tmp/fifo" ]; then
+			mkfifo "$stdin"
+			(cat "$tmp/input"; sleep 3) >"$stdin" &
+		fi
+		vinit serial --cmdline test=rx
+		findings 0
+	done
+fi
+
+if wanted rng; then
+	vinit rng --rng
+	findings 0
+fi
+
+# Lines are shared from the 14th on.
+if wanted slots; then
+	set --
+	n=0
+	while [ $n -lt 32 ]; do
+		image "d$n" 8
+		set -- "$@" --disk path="$tmp/d$n"
+		n=$((n + 1))
+		case $n in
+		1 | 13 | 14 | 32)
+			name=slots-$n
+			vinit slots "$@" --cmdline n=$n
+			findings 0
+			;;
+		esac
+	done
+	name=slots-33
+	vinit slots "$@" --rng --cmdline n=32
+	is $status 1 "one more device is refused"
+	said "32 virtio devices"
+	vinit slots "$@" --disk path="$tmp/disk33" --cmdline n=32
+	is $status 2 "one more disk is refused"
+	said "32 virtio devices"
+fi
+
+# --- disk and reset ---------------------------------------------------------------------------------
+
+if wanted blk; then
+	image disk 2051
+	vinit blk --disk path="$tmp/disk" --cmdline sectors=2051
+	findings 0
+	is "$(dd if="$tmp/disk" bs=512 skip=8 count=16 2>/dev/null | checksum)" \
+		"$(sed -n 's/^data: //p' "$out")" "the image holds what was written"
+	is "$(grep -c 'the guest reset' "$err")" 1 "one reset"
+fi
+
+# field FILE NAME: a number of /proc
+field() { sed -n "s/^$2: *	*\([0-9]*\).*/\1/p" "$1"; }
+# What the VMM has dirtied besides the guest's RAM, which is its only large mapping.
+overhead() {
+	awk '/^Size:/ { size = $2 } /^Private_Dirty:/ && size < 16384 { sum += $2 } END { print sum + 0 }' "/proc/$pid/smaps"
+}
+sample() {
+	fds=$(find "/proc/$pid/fd" -type l | wc -l)
+	rss=$(field "/proc/$pid/status" VmRSS)
+	size=$(field "/proc/$pid/status" VmSize)
+	threads=$(field "/proc/$pid/status" Threads)
+	dirty=$(field "/proc/$pid/smaps_rollup" Private_Dirty)
+	own=$(overhead)
+}
+
+if wanted resets; then
+	image disk 64
+	mkfifo "$tmp/console"
+	exec 3<>"$tmp/console"
+	stdin=$tmp/console
+	limit=180
+	start resets --disk path="$tmp/disk" --rng --cmdline "n=100 pause1=5 pause2=99"
+	wait_for "$out" "at reset 5" || bad "reset 5 was not reached"
+	sample
+	fds5=$fds rss5=$rss size5=$size threads5=$threads dirty5=$dirty own5=$own
+	printf g >&3
+	tries=6
+	until wait_for "$out" "at reset 99" || [ $((tries -= 1)) -eq 0 ]; do :; done
+	sample
+	printf g >&3
+	finish
+	exec 3>&-
+	limit=60
+	findings 0
+	is "$(grep -c 'the guest reset' "$err")" 100 "100 resets"
+	is "$fds" "$fds5" "open files at reset 5 and 99"
+	is "$threads" "$threads5" "threads at reset 5 and 99"
+	# Not to the page: the C library's heap has its own mind.
+	at_most "$((rss - rss5))" 64 "VmRSS grown since reset 5, KiB"
+	at_most "$((size - size5))" 64 "VmSize grown since reset 5, KiB"
+	at_most "$((dirty - dirty5))" 64 "Private_Dirty grown since reset 5, KiB"
+	at_most "$own" 1024 "Private_Dirty outside the guest's RAM, KiB"
+fi
+
+# --- ends -------------------------------------------------------------------------------------------
+
+# end NAME STATUS OPTION...
+end() {
+	wanted "end-$1" || return 0
+	shift
+	want=$1
+	shift
+	vinit end "$@"
+	is $status "$want" "exit status"
+}
+end off 0 --cmdline test=off
+end off-2-cpus 0 --cmdline test=off --cpus 2
+end reset 3 --cmdline test=reset --on-reset exit
+end i8042 3 --cmdline test=i8042 --on-reset exit
+end triple 4 --cmdline test=triple
+end triple-no-reset 4 --cmdline test=triple --on-reset restart
+end panic 4 --cmdline test=panic
+end exception 4 --cmdline test=exception
+end usage 2 --no-such-option
+
+if wanted end-no-kernel; then
+	vinit no-such-payload
+	is $status 1 "exit status"
+	said ENOENT
+fi
+
+if wanted term-button; then
+	start end --cmdline test=ged
+	wait_for "$out" ready || bad "the guest does not come up"
+	kill -TERM "$pid"
+	finish
+	findings 0
+fi
+
+for test in hlt spin; do
+	if wanted "term-ignored-$test"; then
+		start end --cmdline test=$test --stop-timeout 1
+		wait_for "$out" ready || bad "the guest does not come up"
+		seconds=$(date +%s)
+		kill -TERM "$pid"
+		finish
+		seconds=$(($(date +%s) - seconds))
+		is $status 5 "exit status"
+		at_most $seconds 6 "seconds"
+	fi
+done
+
+if wanted term-twice; then
+	start end --cmdline test=hlt --stop-timeout 50
+	wait_for "$out" ready || bad "the guest does not come up"
+	seconds=$(date +%s)
+	kill -TERM "$pid"
+	# Two signals at once would be one.
+	wait_for "$err" "power button" || bad "the first SIGTERM presses no button"
+	kill -0 "$pid" || bad "the first SIGTERM ended it"
+	kill -TERM "$pid"
+	finish
+	seconds=$(($(date +%s) - seconds))
+	is $status 5 "exit status"
+	at_most $seconds 10 "seconds"
+fi
+
+if wanted term-no-time; then
+	start end --cmdline test=hlt --stop-timeout 0 --cpus 4
+	wait_for "$out" ready || bad "the guest does not come up"
+	kill -TERM "$pid"
+	finish
+	is $status 5 "exit status"
+fi
+
+if wanted kill; then
+	image disk 64
+	start end --cmdline test=hlt --disk path="$tmp/disk" --cpus 2
+	wait_for "$out" ready || bad "the guest does not come up"
+	timeout 20 "$VINIT" run --kernel "$PAYLOADS/end" --disk path="$tmp/disk" >"$tmp/out2" 2>"$tmp/err2" </dev/null
+	is $? 1 "a second machine on the same disk is refused"
+	is "$(grep -c 'disk' "$tmp/err2")" 1 "and told which it is"
+	kill -KILL "$pid"
+	finish
+	is $status 137 "killed"
+	kill -0 "$pid" 2>/dev/null && bad "the process is still there"
+	vinit end --cmdline test=off --disk path="$tmp/disk"
+	is $status 0 "the disk is free at once"
+fi
+
+# --- CPUs and RAM -----------------------------------------------------------------------------------
+
+for n in 1 2 4 64 ${CHECK_LONG:+254}; do
+	if wanted "cpus-$n"; then
+		vinit smp --cpus "$n" --cmdline "cpus=$n"
+		findings 0
+	fi
+done
+if wanted cpus-255; then
+	vinit smp --cpus 255
+	is $status 1 "refused"
+	said "cpus: 255"
+fi
+for n in 1 4; do
+	if wanted "cpuid-$n"; then
+		vinit cpuid --cpus "$n" --cmdline "cpus=$n"
+		findings 0
+	fi
+done
+
+for n in 16 128 3072 3074 4096 5120; do
+	if wanted "ram-$n"; then
+		vinit ram --memory "${n}M" --cmdline "mem=$n"
+		findings 0
+	fi
+done
+if wanted ram-14; then
+	vinit ram --memory 14M
+	is $status 1 "refused"
+	said "14 MiB"
+fi
+
+# --- what the loader hands over ---------------------------------------------------------------------
+
+for payload in boot boot-pvh; do
+	wanted $payload || continue
+	how="zero page"
+	[ $payload = boot ] || how=PVH
+	head -c 20001 /dev/urandom >"$tmp/initrd"
+	vinit $payload --initrd "$tmp/initrd" --cmdline "one two=2  three=\"3 4\" -- last"
+	findings 0
+	is "$(sed -n 's/^entered: //p' "$out")" "$how" "entry"
+	is "$(sed -n 's/^initrd: //p' "$out")" "20001 $(checksum <"$tmp/initrd")" "initrd: size and sum"
+	is "$(sed -n 's/^cmdline: .*\(one two.*\)/\1/p' "$out")" "one two=2  three=\"3 4\" -- last" "command line, behind vinit's words"
+	is "$(grep -c '^cmdline: .*console=.* one' "$out")" 1 "vinit's words come first"
+	vinit $payload --cmdline "just this" --cmdline-only
+	is "$(sed -n 's/^cmdline: //p' "$out")" "just this" "--cmdline-only"
+	is "$(sed -n 's/^initrd: //p' "$out" | cut -d ' ' -f 1)" 0 "no initrd"
+	vinit $payload --cmdline-only
+	is "$(sed -n 's/^cmdline: //p' "$out")" "" "empty command line"
+done
+
+# --- the console's other end ------------------------------------------------------------------------
+
+kib=160
+[ -z "${CHECK_LONG-}" ] || kib=1024
+line=$(printf '%s' '0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\]^_`abcdefghijklmn')
+
+# whole FILE: all lines came, and nothing else
+whole() {
+	is "$(grep -cxF -- "$line" "$1") $(wc -l <"$1" | tr -d ' ')" "$((kib * 16)) $((kib * 16))" "nothing is lost"
+}
+
+if wanted stdin-closed; then
+	timeout $limit "$VINIT" run --kernel "$PAYLOADS/end" --cmdline test=off <&- >"$out" 2>"$err"
+	status=$?
+	findings 0
+fi
+if wanted stdout-closed; then
+	: >"$out"
+	timeout $limit "$VINIT" run --kernel "$PAYLOADS/end" --cmdline test=off </dev/null >&- 2>"$err"
+	is $? 0 "exit status"
+fi
+if wanted all-closed; then
+	timeout $limit "$VINIT" run --kernel "$PAYLOADS/end" --cmdline test=off <&- >&- 2>&-
+	is $? 0 "exit status"
+fi
+if wanted stdout-full; then
+	timeout $limit "$VINIT" run --kernel "$PAYLOADS/end" --cmdline test=off </dev/null >/dev/full 2>"$err"
+	is $? 0 "exit status"
+fi
+if wanted stdout-file; then
+	vinit flood --cmdline kib=$kib
+	is $status 0 "exit status"
+	whole "$out"
+	baseline=$seconds
+	rm -f "$tmp/file"
+	vinit flood --cmdline kib=$kib --console file="$tmp/file"
+	name=console-file
+	is $status 0 "exit status"
+	whole "$tmp/file"
+	is "$(wc -c <"$out" | tr -d ' ')" 0 "nothing on stdout"
+
+	name=console-null
+	vinit flood --cmdline kib=64 --console null
+	is $status 0 "exit status"
+	is "$(wc -c <"$out" | tr -d ' ')" 0 "nothing on stdout"
+
+	# A pipe holds 64 KiB; more is the guest's loss, not its time.
+	name=stdout-unread
+	mkfifo "$tmp/unread"
+	sleep 90 <"$tmp/unread" &
+	sleeper=$!
+	seconds=$(date +%s)
+	timeout -s KILL $limit "$VINIT" run --kernel "$PAYLOADS/flood" --cmdline kib=$kib </dev/null >"$tmp/unread" 2>"$err"
+	status=$?
+	seconds=$(($(date +%s) - seconds))
+	kill $sleeper
+	is $status 0 "exit status"
+	at_most $seconds $((2 * baseline + 5)) "seconds"
+
+	name=stdout-reader-gone
+	vinit_gone() {
+		timeout -s KILL $limit "$VINIT" run --kernel "$PAYLOADS/flood" --cmdline kib=64 </dev/null 2>"$err"
+		echo $? >"$tmp/status"
+	}
+	vinit_gone | head -c 100 >"$out"
+	tries=50
+	while [ ! -s "$tmp/status" ] && [ $((tries -= 1)) -gt 0 ]; do sleep 0.1; done
+	is "$(cat "$tmp/status")" 0 "exit status"
+fi
+if wanted console-unix; then
+	if command -v socat >/dev/null; then
+		printf 'The Quick Brown Fox, 0123456789, ends here.\n' >"$tmp/input"
+		start serial --cmdline test=rx --console unix="$tmp/socket"
+		tries=50
+		while [ ! -S "$tmp/socket" ] && [ $((tries -= 1)) -gt 0 ]; do sleep 0.1; done
+		(cat "$tmp/input"; sleep 2) | timeout $limit socat -t 5 - UNIX-CONNECT:"$tmp/socket" >"$tmp/peer"
+		finish
+		mv "$tmp/peer" "$out"
+		findings 0
+	else
+		echo "skip console-unix: there is no socat here"
+	fi
+fi
+
+# --- a driver that means harm -----------------------------------------------------------------------
+
+if wanted hostile; then
+	image disk 64
+	vinit hostile --disk path="$tmp/disk" --rng --cmdline n=2
+	findings 0
+fi
+if wanted hostile-console; then
+	vinit hostile --virtio-console file="$tmp/hvc" --cmdline n=1
+	findings 0
+	is "$(tail -n 1 "$tmp/hvc")" "to the virtio console" "its output arrives"
+fi
+
+exit $failed
