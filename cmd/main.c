@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -36,12 +37,27 @@ static const struct verb {
 	{ "-h", cmd_help },
 };
 
+/*
+ * A caller may have closed 0, 1 or 2. Left so, the next file opened, a disk say, would be where messages go.
+ */
+static void open_std_fds(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd > STDERR_FILENO)
+		close(fd);
+}
+
 int main(int argc, char **argv)
 {
 #ifdef CONFIG_INIT
 	if (getpid() == 1)
 		init_main(argc, argv);
 #endif
+	open_std_fds();
 	if (argc < 2) {
 		fputs(help, stderr);
 		return EXIT_USAGE;

@@ -619,7 +619,7 @@ static void input_end(struct console *c)
 static void client_gone(struct console *c)
 {
 	event_del(c->loop, &c->in);
-	/* Wakes the writer, whose descriptor is another of the same socket. */
+	/* The writer has another descriptor of it: the client is to see the end now. */
 	shutdown(c->in.fd, SHUT_RDWR);
 	close(c->in.fd);
 	c->in.fd = -1;

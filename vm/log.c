@@ -85,7 +85,8 @@ void log_line(enum log_level level, const char *fmt, ...)
 		if (c < ' ' || c == 0x7f)
 			buf[i] = '?';
 	}
-	if (atomic_load(&logger.crlf))
+	/* A file wants none, whatever the terminal is set to. */
+	if (atomic_load(&logger.crlf) && atomic_load(&logger.fd) == STDERR_FILENO)
 		buf[len++] = '\r';
 	buf[len++] = '\n';
 	/* One write a line, so that lines of several threads and processes don't mix. */

@@ -168,6 +168,30 @@ if wanted rng; then
 	findings 0
 fi
 
+# KVM counts the accesses to device memory that it could not serve itself.
+if wanted ioeventfd; then
+	mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
+	count=/sys/kernel/debug/kvm/mmio_exits
+	if [ -r $count ]; then
+		mkfifo "$tmp/kicks"
+		exec 3<>"$tmp/kicks"
+		stdin=$tmp/kicks
+		start rng --rng --cmdline kicks=5000
+		wait_for "$out" before || bad "the guest does not come up"
+		exits=$(cat $count)
+		printf g >&3
+		wait_for "$out" after || bad "the kicks don't end"
+		exits=$(($(cat $count) - exits))
+		printf g >&3
+		finish
+		exec 3>&-
+		is $status 0 "exit status"
+		is $exits 0 "exits to the VMM for 5000 kicks"
+	else
+		echo "skip ioeventfd: no $count here to count exits by"
+	fi
+fi
+
 # Lines are shared from the 14th on.
 if wanted slots; then
 	set --

@@ -9,6 +9,18 @@
 static struct ring ring;
 static uint8_t buf[BYTES], first[BYTES];
 
+/* Kicks of an idle queue, with a stop before and after them so that somebody can count the VMM's exits. */
+static void kicks(struct vdev *dev, uint64_t n)
+{
+	say("before\n");
+	machine_getc(20);
+	while (n--)
+		vdev_kick(dev, 0);
+	say("after\n");
+	machine_getc(20);
+	done();
+}
+
 void payload_main(void)
 {
 	struct vdev dev = { 0 };
@@ -18,6 +30,8 @@ void payload_main(void)
 	if (!vdev_start(&dev, 0, &ring, 0))
 		die("entropy device does not start");
 	check_eq(read32(dev.base + R_DEVICE_ID), ID_RNG, "DeviceID");
+	if (arg_number("kicks", 0))
+		kicks(&dev, arg_number("kicks", 0));
 	irq_on(dev.gsi);
 	settle();
 	before = irq_count[dev.gsi];
