@@ -114,14 +114,15 @@ static const struct device_row device_table[] = {
 #ifdef CONFIG_VSOCK
 	{ "vsock", create_vsock },
 #endif
+	{ 0 },
 };
 
 static int create_devices(struct machine *m)
 {
-	for (unsigned int row = 0; row < sizeof(device_table) / sizeof(*device_table); row++) {
+	for (const struct device_row *row = device_table; row->name; row++) {
 		for (unsigned int i = 0;; i++) {
 			struct virtio_dev *dev = NULL;
-			int ret = device_table[row].create(m, i, &dev);
+			int ret = row->create(m, i, &dev);
 
 			if (ret)
 				return ret;
@@ -129,7 +130,7 @@ static int create_devices(struct machine *m)
 				break;
 			if (m->nr_devs == ARCH_MAX_VIRTIO) {
 				log_err("%s %u: at most %d virtio devices fit into a machine",
-					device_table[row].name, i, ARCH_MAX_VIRTIO);
+					row->name, i, ARCH_MAX_VIRTIO);
 				dev->ops->destroy(dev);
 				return -ENOSPC;
 			}

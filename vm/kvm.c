@@ -25,7 +25,7 @@ const struct kvm_cap kvm_caps[] = {
 	{ 0 },
 };
 
-int kvm_ioctl_raw(int fd, unsigned long request, const void *arg)
+int kvm_ioctl_raw(int fd, unsigned long request, void *arg)
 {
 	/* musl's ioctl() takes an int: the numbers with the top bit set need the cast. */
 	int ret = ioctl(fd, (int)request, arg);
@@ -33,7 +33,7 @@ int kvm_ioctl_raw(int fd, unsigned long request, const void *arg)
 	return ret < 0 ? -errno : ret;
 }
 
-int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void *arg)
+int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg)
 {
 	int ret = kvm_ioctl_raw(fd, request, arg);
 
@@ -44,7 +44,7 @@ int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void 
 
 int kvm_has(int fd, int cap)
 {
-	int ret = kvm_ioctl_raw(fd, KVM_CHECK_EXTENSION, (const void *)(uintptr_t)cap);
+	int ret = kvm_ioctl_raw(fd, KVM_CHECK_EXTENSION, (void *)(uintptr_t)cap);
 
 	return ret < 0 ? 0 : ret;
 }

@@ -31,10 +31,10 @@ struct kvm_cap {
  * ioctl(@fd, @request, @arg), EINTR not retried. Returns what the kernel returned (>= 0) or -errno.
  * Nothing is logged: the caller knows what the failure means.
  */
-int kvm_ioctl_raw(int fd, unsigned long request, const void *arg);
+int kvm_ioctl_raw(int fd, unsigned long request, void *arg);
 
 /* As kvm_ioctl_raw(), and logs "NAME: ERRNO" on failure. */
-int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void *arg);
+int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg);
 
 /* The argument's size must be the request's, checked when this is compiled. */
 #define KVM_CHECK_SIZE(request, arg)                                                               \
@@ -55,7 +55,7 @@ int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void 
 
 /* For requests whose argument is a number, or none (0). */
 #define kvm_ioctl_val(fd, request, value)                                                          \
-	kvm_ioctl_named(fd, request, #request, (const void *)(uintptr_t)(value))
+	kvm_ioctl_named(fd, request, #request, (void *)(uintptr_t)(value))
 
 /*
  * Opens /dev/kvm, checks the API version and every required capability of vm/kvm.c's table and of

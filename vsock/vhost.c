@@ -42,7 +42,7 @@ static const char *vhost_advice(int err)
 
 /* A guest can make the driver's start fail as often as it likes, hence the limit. */
 static int vhost_ioctl_named(struct vhost *vhost, unsigned long request, const char *name,
-			     const void *arg)
+			     void *arg)
 {
 	int r = kvm_ioctl_raw(vhost->fd, request, arg);
 

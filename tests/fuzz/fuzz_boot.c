@@ -24,7 +24,7 @@
 enum { WITH_INITRD = 1, SMALL_RAM = 2, HIGH_RAM = 4, LONG_CMDLINE = 8 };
 
 /* vm/memory.o names it; no VM hangs behind the memory here. */
-int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void *arg)
+int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg)
 {
 	(void)fd, (void)request, (void)name, (void)arg;
 	return -ENOSYS;

@@ -19,12 +19,12 @@
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void *arg)
+int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg)
 {
 	return -ENOSYS;
 }
 
-int kvm_ioctl_raw(int fd, unsigned long request, const void *arg)
+int kvm_ioctl_raw(int fd, unsigned long request, void *arg)
 {
 	return -ENOSYS;
 }

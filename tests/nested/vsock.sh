@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
+# shellcheck source=tests/nested/lib.sh
 . "$(dirname "$0")/lib.sh"
 guest_tools
 suite vsock -c 2 -t 400 -f "$tools/vsocktool:/t/vsocktool" -f "$tools_initrd:/t/6.12/initrd"

@@ -32,12 +32,12 @@
 #include "vm/memory.h"
 
 /* What stands below the transport, and is never reached without KVM. */
-int kvm_ioctl_raw(int fd, unsigned long request, const void *arg)
+int kvm_ioctl_raw(int fd, unsigned long request, void *arg)
 {
 	return -ENOTTY;
 }
 
-int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void *arg)
+int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg)
 {
 	return -ENOTTY;
 }

@@ -20,7 +20,7 @@
 static const char *out_dir;
 
 /* No KVM behind the memory: nothing calls it. */
-int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void *arg)
+int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg)
 {
 	(void)fd, (void)request, (void)name, (void)arg;
 	return -ENOSYS;

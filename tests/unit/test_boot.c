@@ -26,7 +26,7 @@
 #define RSDP 0xe0000ull
 
 /* vm/memory.o names it; no VM hangs behind the memory here. */
-int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void *arg)
+int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg)
 {
 	(void)fd, (void)request, (void)name, (void)arg;
 	return -ENOSYS;

@@ -30,7 +30,7 @@ static struct {
 	unsigned int nr_irqfd;
 } kvm;
 
-int kvm_ioctl_raw(int fd, unsigned long request, const void *arg)
+int kvm_ioctl_raw(int fd, unsigned long request, void *arg)
 {
 	if (request == KVM_IOEVENTFD && kvm.nr_io < 32) {
 		kvm.io[kvm.nr_io++] = *(const struct kvm_ioeventfd *)arg;
@@ -43,7 +43,7 @@ int kvm_ioctl_raw(int fd, unsigned long request, const void *arg)
 	return -ENOTTY;
 }
 
-int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void *arg)
+int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg)
 {
 	return kvm_ioctl_raw(fd, request, arg);
 }

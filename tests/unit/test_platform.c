@@ -28,7 +28,7 @@ void vm_end(struct vm *vm, enum vm_end end, const char *why)
 }
 
 /* No KVM behind the interrupt lines: nothing calls it. */
-int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void *arg)
+int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg)
 {
 	(void)fd, (void)request, (void)name, (void)arg;
 	return -ENOSYS;

@@ -25,12 +25,12 @@
 #include "vm/memory.h"
 
 /* vm/memory.o refers to these; nothing here has a VM. */
-int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void *arg)
+int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg)
 {
 	return -ENOSYS;
 }
 
-int kvm_ioctl_raw(int fd, unsigned long request, const void *arg)
+int kvm_ioctl_raw(int fd, unsigned long request, void *arg)
 {
 	return -ENOSYS;
 }

@@ -235,7 +235,7 @@ static int model_set_running(int on)
 	return 0;
 }
 
-int kvm_ioctl_raw(int fd, unsigned long request, const void *arg)
+int kvm_ioctl_raw(int fd, unsigned long request, void *arg)
 {
 	if (fd < 0 || fd != model.fd || fcntl(fd, F_GETFD) < 0) {
 		model.bad_fd = true;
@@ -281,7 +281,7 @@ int kvm_ioctl_raw(int fd, unsigned long request, const void *arg)
 	}
 }
 
-int kvm_ioctl_named(int fd, unsigned long request, const char *name, const void *arg)
+int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg)
 {
 	(void)name;
 	return kvm_ioctl_raw(fd, request, arg);
