@@ -29,6 +29,9 @@
 /* How long a slow reader may hold up the end for the last of the console's output. */
 #define CONSOLE_DRAIN_MS 2000
 
+/* A guest that is still booting misses a press of its power button: press again, in seconds. */
+#define STOP_PRESS_EVERY 5
+
 struct machine {
 	const struct guest_config *config;
 	struct kvm kvm;
@@ -47,6 +50,7 @@ struct machine {
 	struct event signals;
 	struct event stop_timer;
 	bool stopping;
+	unsigned int stop_seconds; /* since the stop began */
 };
 
 /* --- the device table: what a row makes takes the next virtio slots, in this order ------------------ */
@@ -153,7 +157,7 @@ static void destroy_devices(struct machine *m)
 
 static void begin_stop(struct machine *m, const char *who)
 {
-	struct itimerspec timer = { .it_value.tv_sec = m->config->stop_timeout };
+	struct itimerspec second = { .it_value.tv_sec = 1, .it_interval.tv_sec = 1 };
 
 	if (m->stopping || !m->config->stop_timeout) {
 		vm_end(&m->vm, VM_END_STOP, who);
@@ -162,7 +166,7 @@ static void begin_stop(struct machine *m, const char *who)
 	m->stopping = true;
 	log_info("%s: pressing the guest's power button, %u s to power off", who,
 		 m->config->stop_timeout);
-	timerfd_settime(m->stop_timer.fd, 0, &timer, NULL);
+	timerfd_settime(m->stop_timer.fd, 0, &second, NULL);
 	arch_power_button(&m->vm);
 }
 
@@ -176,14 +180,18 @@ static void on_signal(struct event *ev, uint32_t events)
 	begin_stop(m, info.ssi_signo == SIGINT ? "SIGINT" : info.ssi_signo == SIGHUP ? "SIGHUP" : "SIGTERM");
 }
 
-static void on_stop_timeout(struct event *ev, uint32_t events)
+static void on_stop_timer(struct event *ev, uint32_t events)
 {
 	struct machine *m = ev->opaque;
-	uint64_t count;
+	uint64_t seconds;
 
-	if (read(ev->fd, &count, sizeof(count)) != sizeof(count))
+	if (read(ev->fd, &seconds, sizeof(seconds)) != sizeof(seconds))
 		return;
-	vm_end(&m->vm, VM_END_STOP, "the guest did not power off in time");
+	m->stop_seconds += (unsigned int)seconds;
+	if (m->stop_seconds >= m->config->stop_timeout)
+		vm_end(&m->vm, VM_END_STOP, "the guest did not power off in time");
+	else if (m->stop_seconds % STOP_PRESS_EVERY == 0)
+		arch_power_button(&m->vm);
 }
 
 static void on_escape(void *opaque, char key)
@@ -242,7 +250,7 @@ static int open_signals(struct machine *m)
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	m->signals = (struct event){ .fn = on_signal, .opaque = m };
 	m->signals.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
-	m->stop_timer = (struct event){ .fn = on_stop_timeout, .opaque = m };
+	m->stop_timer = (struct event){ .fn = on_stop_timer, .opaque = m };
 	m->stop_timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	if (m->signals.fd < 0 || m->stop_timer.fd < 0) {
 		ret = -errno;

@@ -89,11 +89,11 @@ finish() {
 	pids=
 }
 
-# wait_for FILE WORDS: until they are in there; false after 30 s
+# wait_for FILE WORDS: until they are in there; false after 30 s, or when what was started has ended without them
 wait_for() {
 	tries=300
 	until grep -q -- "$2" "$1" 2>/dev/null; do
-		[ $((tries -= 1)) -gt 0 ] || return 1
+		[ $((tries -= 1)) -gt 0 ] && kill -0 "$pid" 2>/dev/null || return 1
 		sleep 0.1
 	done
 }
@@ -106,7 +106,7 @@ findings() {
 		sed 's/^/    vinit: /' "$err" | tail -n 10
 		failed=1
 	fi
-	[ "$1" -ne 0 ] || grep -qx done "$out" || bad "the payload did not come to its end"
+	[ "$1" -ne 0 ] || grep -qx "done" "$out" || bad "the payload did not come to its end"
 	is "$status" "$1" "exit status"
 }
 
@@ -245,18 +245,18 @@ sample() {
 
 if wanted resets; then
 	image disk 64
+	fds=none rss=0 size=0 threads=none dirty=0 own=9999
 	mkfifo "$tmp/console"
 	exec 3<>"$tmp/console"
 	stdin=$tmp/console
 	limit=180
 	start resets --disk path="$tmp/disk" --rng --cmdline "n=100 pause1=5 pause2=99"
-	wait_for "$out" "at reset 5" || bad "reset 5 was not reached"
-	sample
-	fds5=$fds rss5=$rss size5=$size threads5=$threads dirty5=$dirty own5=$own
+	if wait_for "$out" "at reset 5"; then sample; else bad "reset 5 was not reached"; fi
+	fds5=$fds rss5=$rss size5=$size threads5=$threads dirty5=$dirty
+	fds=gone threads=gone
 	printf g >&3
-	tries=6
-	until wait_for "$out" "at reset 99" || [ $((tries -= 1)) -eq 0 ]; do :; done
-	sample
+	until wait_for "$out" "at reset 99" || ! kill -0 "$pid" 2>/dev/null; do :; done
+	[ ! -d "/proc/$pid" ] || sample
 	printf g >&3
 	finish
 	exec 3>&-
@@ -459,6 +459,7 @@ if wanted stdout-file; then
 	# A pipe holds 64 KiB; more is the guest's loss, not its time.
 	name=stdout-unread
 	mkfifo "$tmp/unread"
+	# shellcheck disable=SC2217 # that it does not read is the point
 	sleep 90 <"$tmp/unread" &
 	sleeper=$!
 	seconds=$(date +%s)
