@@ -2,9 +2,15 @@
 # SPDX-License-Identifier: MIT
 . "$(dirname "$0")/lib.sh"
 guest_tools
+make -s payloads ARCH="$ARCH" >&2 || exit 1
 initrd=build/$ARCH/guest-reset-6.12.cpio
 scripts/mkguest -a "$ARCH" -o "$initrd" -f tests/guest/reset-init:/reset-init -f "$tools/vsocktool:/bin/vsocktool" \
 	>/dev/null || exit 1
 image=$kernels/6.12/vmlinux
 [ -e "$image" ] || image=$kernels/6.12/vmlinuz
-suite reset100 -m 1024 -t 800 -f "$tools/vsocktool:/t/vsocktool" -f "$initrd:/t/6.12/reset" -f "$image:/t/6.12/fast"
+args=()
+limit=400
+[ -z "${CHECK_LONG-}" ] || limit=1700
+[ ! -e "build/$ARCH/payload/resets" ] || args+=(-f "build/$ARCH/payload/resets:/t/resets")
+suite reset100 -m 1024 -t $limit -f "$tools/vsocktool:/t/vsocktool" -f "$initrd:/t/6.12/reset" -f "$image:/t/6.12/fast" \
+	"${args[@]}"

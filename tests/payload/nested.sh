@@ -13,5 +13,5 @@ find "build/$arch/payload" -maxdepth 1 -type f -exec cp {} "$tmp/payloads/" \;
 # has been seen to lose a CPU in such a patch. With one that stays there is nothing to patch.
 scripts/nested -I -t 560 -f "build/$arch/vinit:/t/vinit" -f "$tmp/payloads:/t/payloads" \
 	-f tests/payload/payload.sh:/t/payload.sh -- \
-	"VINIT=/t/vinit PAYLOADS=/t/payloads HOLD=1 CHECK_LONG=${CHECK_LONG-} sh /t/payload.sh" "${1-}" | sed -E 's/^(ok|FAIL|skip) /\1 nested-/'
+	"mount -t debugfs debugfs /sys/kernel/debug; VINIT=/t/vinit PAYLOADS=/t/payloads HOLD=1 CHECK_LONG=${CHECK_LONG-} sh /t/payload.sh" "${1-}" | sed -E 's/^(ok|FAIL|skip) /\1 nested-/'
 exit "${PIPESTATUS[0]}"

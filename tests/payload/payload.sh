@@ -170,9 +170,9 @@ fi
 
 # KVM counts the accesses to device memory that it could not serve itself.
 if wanted ioeventfd; then
-	mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
 	count=/sys/kernel/debug/kvm/mmio_exits
-	if [ -r $count ]; then
+	# Being there and readable by its mode is not enough: a locked-down kernel refuses all the same.
+	if cat $count >/dev/null 2>&1; then
 		mkfifo "$tmp/kicks"
 		exec 3<>"$tmp/kicks"
 		stdin=$tmp/kicks
@@ -188,7 +188,7 @@ if wanted ioeventfd; then
 		is $status 0 "exit status"
 		is $exits 0 "exits to the VMM for 5000 kicks"
 	else
-		echo "skip ioeventfd: no $count here to count exits by"
+		echo "skip ioeventfd: $count can't be read here"
 	fi
 fi
 
