@@ -50,6 +50,7 @@ struct machine {
 	struct event signals;
 	struct event stop_timer;
 	bool stopping;
+	const char *stop_now; /* who ended the guest for good; NULL: nobody */
 	unsigned int stop_seconds; /* since the stop began */
 };
 
@@ -155,12 +156,19 @@ static void destroy_devices(struct machine *m)
 
 /* --- stopping from outside: the ladder -------------------------------------------------------------- */
 
+/* A guest that resets itself in the same moment may be first with vm_end(), and must not start again. */
+static void stop_now(struct machine *m, const char *who)
+{
+	m->stop_now = who;
+	vm_end(&m->vm, VM_END_STOP, who);
+}
+
 static void begin_stop(struct machine *m, const char *who)
 {
 	struct itimerspec second = { .it_value.tv_sec = 1, .it_interval.tv_sec = 1 };
 
 	if (m->stopping || !m->config->stop_timeout) {
-		vm_end(&m->vm, VM_END_STOP, who);
+		stop_now(m, who);
 		return;
 	}
 	m->stopping = true;
@@ -189,7 +197,7 @@ static void on_stop_timer(struct event *ev, uint32_t events)
 		return;
 	m->stop_seconds += (unsigned int)seconds;
 	if (m->stop_seconds >= m->config->stop_timeout)
-		vm_end(&m->vm, VM_END_STOP, "the guest did not power off in time");
+		stop_now(m, "the guest did not power off in time");
 	else if (m->stop_seconds % STOP_PRESS_EVERY == 0)
 		arch_power_button(&m->vm);
 }
@@ -199,7 +207,7 @@ static void on_escape(void *opaque, char key)
 	struct machine *m = opaque;
 
 	if (key == 'x')
-		vm_end(&m->vm, VM_END_STOP, "Ctrl-A x");
+		stop_now(m, "Ctrl-A x");
 }
 
 /* --- the host's side -------------------------------------------------------------------------------- */
@@ -357,6 +365,7 @@ static int run_guest(struct machine *m)
 	for (;;) {
 		enum vm_end end;
 		const char *why;
+		bool again;
 
 		if (build(m))
 			return EXIT_FAILED;
@@ -367,9 +376,18 @@ static int run_guest(struct machine *m)
 		vm_stop(&m->vm);
 		end = (enum vm_end)atomic_load(&m->vm.end);
 		why = atomic_load(&m->vm.end_why);
-		log_info("the guest %s%s%s", vm_end_name(end), why ? ": " : "", why ? why : "");
+		if (end == VM_END_RESET && m->stop_now) {
+			end = VM_END_STOP;
+			why = m->stop_now;
+		}
+		again = end == VM_END_RESET && !m->config->on_reset_exit && !m->stopping;
+		/* Some guests do nothing but reset. */
+		if (again)
+			log_limited(LOG_INFO, "the guest %s%s%s", vm_end_name(end), why ? ": " : "", why ? why : "");
+		else
+			log_info("the guest %s%s%s", vm_end_name(end), why ? ": " : "", why ? why : "");
 		take_down(m);
-		if (end != VM_END_RESET || m->config->on_reset_exit || m->stopping)
+		if (!again)
 			return exit_status(end);
 	}
 }

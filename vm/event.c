@@ -90,9 +90,15 @@ void event_del(struct event_loop *loop, struct event *ev)
 int event_loop_run(struct event_loop *loop)
 {
 	struct epoll_event batch[EVENT_BATCH];
+	bool last;
 
-	while (!atomic_load(&loop->stop)) {
-		int n = epoll_wait(loop->epfd, batch, EVENT_BATCH, -1);
+	do {
+		/*
+		 * One look at least, if it was stopped before it ran: a guest that resets itself
+		 * faster than its threads are started must not keep a signal from being seen.
+		 */
+		last = atomic_load(&loop->stop);
+		int n = epoll_wait(loop->epfd, batch, EVENT_BATCH, last ? 0 : -1);
 
 		if (n < 0) {
 			if (errno == EINTR)
@@ -108,7 +114,7 @@ int event_loop_run(struct event_loop *loop)
 			if (atomic_load(&ev->armed))
 				ev->fn(ev, batch[i].events);
 		}
-	}
+	} while (!last && !atomic_load(&loop->stop));
 	atomic_store(&loop->stop, false);
 	return 0;
 }

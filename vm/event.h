@@ -46,7 +46,10 @@ int event_mod(struct event_loop *loop, struct event *ev, uint32_t events);
  */
 void event_del(struct event_loop *loop, struct event *ev);
 
-/* Runs until event_loop_stop(). 0 or -errno. Can be run again after it returned. */
+/*
+ * Runs until event_loop_stop(); stopped before it ran, it still looks once, without waiting. 0 or
+ * -errno. Can be run again after it returned.
+ */
 int event_loop_run(struct event_loop *loop);
 
 /* Any thread, and signal handlers. */

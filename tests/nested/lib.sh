@@ -11,7 +11,8 @@ kernels=build/kernels/$ARCH
 suite() {
 	local name=$1
 	shift
-	scripts/nested -a "$ARCH" -f tests/nested/host/lib.sh:/t/lib.sh -f "tests/nested/host/$name.sh:/t/suite.sh" \
+	make -s payloads ARCH="$ARCH" >&2 || exit 1
+	scripts/nested -a "$ARCH" -f tests/nested/host/lib.sh:/t/lib.sh -f "tests/nested/host/$name.sh:/t/suite.sh" -f "build/$ARCH/payload/end:/t/hold" \
 		-f "build/$ARCH/guest-6.12.cpio:/t/6.12/initrd" -f "$kernels/6.12/vmlinuz:/t/6.12/image" \
 		"$@" -- "CHECK_LONG='${CHECK_LONG-}' sh /t/suite.sh"
 }
