@@ -19,6 +19,10 @@ vmm=$(vmm)
 kib=$(overhead "$vmm" $((128 * 1024)))
 echo "  memory overhead of the VMM: $kib KiB private dirty outside guest RAM, 2 vCPUs, 7 virtio devices, $(ls /proc/$vmm/task | wc -l) threads"
 want "$kib KiB: over 1 MiB, or nothing" [ "${kib:-0}" -gt 0 -a "${kib:-9999}" -lt 1024 ]
+flags=$(awk -v ram=$((128 * 1024)) '/^Size:/ { size = $2 } /^VmFlags:/ && size == ram { print }' "/proc/$vmm/smaps")
+for flag in dd nr dc hg; do # out of core dumps, not reserved, not for children, huge pages
+	want "guest RAM without the flag $flag: $flags" [ "$flags" != "${flags% $flag *}" ]
+done
 want "guest RAM is resident without being touched" [ "$(awk '/^VmRSS/ { print $2 }' /proc/$vmm/status)" -lt $((128 * 1024)) ]
 kill -KILL "$vmm"
 guest_wait
