@@ -4,6 +4,7 @@
 #	make ARCH=aarch64		cross build
 #	make defconfig | tinyconfig | menuconfig
 #	make install | size | clean | help
+#	make unit-tests | fuzzers | fuzz | guest-tools	for scripts/check, which runs them
 #
 # O=DIR (build/ARCH), V=1, CC=, CROSS_COMPILE=, CFLAGS=, LDFLAGS=, DESTDIR=, PREFIX=
 
@@ -28,6 +29,10 @@ READELF	?= $(CROSS_COMPILE)readelf
 CFLAGS	?= -Os
 
 # --- the compiler and where musl and the kernel's headers are --------------------------------------
+
+ifneq ($(filter %musl-gcc,$(CC)),)
+$(error CC=$(CC): its specs make a dynamic PIE of -static-pie; leave CC as it is, musl is found by itself)
+endif
 
 triple	:= $(shell $(CC) -dumpmachine 2>/dev/null)
 
@@ -107,7 +112,7 @@ all: $(O)/vinit
 $(O)/vinit: $(O)/vinit.debug
 	$(call cmd,strip)
 
-$(O)/vinit.debug: $(objs)
+$(O)/vinit.debug: $(objs) $(O)/.objs
 	$(call cmd,link)
 
 $(objs): $(O)/%.o: %.c $(O)/.flags $(O)/config.h $(uapi)
@@ -124,10 +129,14 @@ $(O)/tests/guest/%: $(O)/tests/guest/%.o
 
 .SECONDARY:
 
-# A changed flag rebuilds all, an unchanged one nothing.
+# A changed flag rebuilds all, an unchanged one nothing; a file that joins or leaves links anew.
+stamp	= @mkdir -p $(@D) && { echo '$1' | cmp -s - $@ || echo '$1' >$@; }
+
 $(O)/.flags: FORCE
-	@mkdir -p $(@D); echo '$(CC) $(all-cflags) $(all-ldflags)' | cmp -s - $@ || \
-		echo '$(CC) $(all-cflags) $(all-ldflags)' >$@
+	$(call stamp,$(CC) $(all-cflags) $(all-ldflags))
+
+$(O)/.objs: FORCE
+	$(call stamp,$(objs))
 
 ifdef uapi
 $(uapi):
@@ -153,9 +162,12 @@ $(O)/.config: Kconfig
 	elif [ -e $@ ]; then touch $@; \
 	else $(call kconfig-values,y) >$@; fi; touch $@
 
+# Every option is 0 or 1, so that C can say "if" and -Wundef finds a name that is none. What stays the same rebuilds
+# nothing.
 $(O)/config.h: $(O)/.config
-	@sed -n 's/^\(CONFIG_[A-Z0-9_]*\)=y$$/#define \1 1/p' $< >$@.tmp; \
-		if cmp -s $@.tmp $@; then rm $@.tmp; touch $@; else mv $@.tmp $@; fi
+	@awk 'FILENAME != "Kconfig" { if (sub(/=y$$/, "")) on[$$0] = 1; next } \
+		/^config/ { print "#define CONFIG_" $$2, on["CONFIG_" $$2] + 0 }' $< Kconfig >$@.tmp; \
+		if cmp -s $@.tmp $@; then rm $@.tmp; else mv $@.tmp $@; fi
 
 defconfig:
 	@mkdir -p $(O); $(call kconfig-values,y) >$(O)/.config; echo "  GEN     $(O)/.config"
@@ -195,10 +207,10 @@ clean:
 	rm -rf $(O)
 
 help:
-	@sed -n '3,9s/^# \{0,1\}//p' Makefile
+	@sed -n '3,10s/^# \{0,1\}//p' Makefile
 
 FORCE:
 
 .PHONY: header-alone all install size clean help defconfig tinyconfig menuconfig guest-tools FORCE
 
--include $(objs:.o=.d)
+-include $(objs:.o=.d) $(guest-tools:=.d)

@@ -62,16 +62,21 @@ struct device_row {
 	int (*create)(struct machine *m, unsigned int i, struct virtio_dev **dev);
 };
 
-#ifdef CONFIG_VIRTIO_CONSOLE
+/* A device that is asked for and was left out of the build is an error, never silence. */
+static int left_out(const char *device, const char *config)
+{
+	log_err("%s: this vinit was built without it (%s)", device, config);
+	return -EOPNOTSUPP;
+}
+
 static int create_vconsole(struct machine *m, unsigned int i, struct virtio_dev **dev)
 {
 	if (i || !m->vconsole)
 		return 0;
-	return vconsole_create(dev, m->vconsole);
+	return CONFIG_VIRTIO_CONSOLE ? vconsole_create(dev, m->vconsole) :
+				       left_out("virtio-console", "CONFIG_VIRTIO_CONSOLE");
 }
-#endif
 
-#ifdef CONFIG_VIRTIO_BLK
 static int create_blk(struct machine *m, unsigned int i, struct virtio_dev **dev)
 {
 	const struct disk_config *disk = &m->config->disk[i];
@@ -88,37 +93,28 @@ static int create_blk(struct machine *m, unsigned int i, struct virtio_dev **dev
 		.direct = disk->direct,
 		.discard = disk->discard,
 	};
-	return blk_create(dev, &config);
+	return CONFIG_VIRTIO_BLK ? blk_create(dev, &config) : left_out("disk", "CONFIG_VIRTIO_BLK");
 }
-#endif
 
-#ifdef CONFIG_VIRTIO_RNG
 static int create_rng(struct machine *m, unsigned int i, struct virtio_dev **dev)
 {
-	return i || !m->config->rng ? 0 : rng_create(dev);
+	if (i || !m->config->rng)
+		return 0;
+	return CONFIG_VIRTIO_RNG ? rng_create(dev) : left_out("rng", "CONFIG_VIRTIO_RNG");
 }
-#endif
 
-#ifdef CONFIG_VSOCK
 static int create_vsock(struct machine *m, unsigned int i, struct virtio_dev **dev)
 {
-	return i || !m->config->vsock ? 0 : vsock_create(dev, m->config->vsock_cid);
+	if (i || !m->config->vsock)
+		return 0;
+	return CONFIG_VSOCK ? vsock_create(dev, m->config->vsock_cid) : left_out("vsock", "CONFIG_VSOCK");
 }
-#endif
 
 static const struct device_row device_table[] = {
-#ifdef CONFIG_VIRTIO_CONSOLE
 	{ "virtio-console", create_vconsole },
-#endif
-#ifdef CONFIG_VIRTIO_BLK
 	{ "disk", create_blk },
-#endif
-#ifdef CONFIG_VIRTIO_RNG
 	{ "rng", create_rng },
-#endif
-#ifdef CONFIG_VSOCK
 	{ "vsock", create_vsock },
-#endif
 	{ 0 },
 };
 
@@ -369,10 +365,11 @@ static int run_guest(struct machine *m)
 
 		if (build(m))
 			return EXIT_FAILED;
-		while (atomic_load(&m->vm.end) == VM_END_NONE) {
+		/* Also for a guest that has ended already: else one that only resets hides all signals. */
+		do {
 			if (event_loop_run(&m->loop))
 				vm_end(&m->vm, VM_END_FAILED, "the event loop failed");
-		}
+		} while (atomic_load(&m->vm.end) == VM_END_NONE);
 		vm_stop(&m->vm);
 		end = (enum vm_end)atomic_load(&m->vm.end);
 		why = atomic_load(&m->vm.end_why);

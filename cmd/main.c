@@ -53,7 +53,7 @@ static void open_std_fds(void)
 
 int main(int argc, char **argv)
 {
-#ifdef CONFIG_INIT
+#if CONFIG_INIT
 	if (getpid() == 1)
 		init_main(argc, argv);
 #endif

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
+#include "vm/conf.h"
 #include "vm/log.h"
 
 #define ACPI_FAMILY "acpi_event"
@@ -335,14 +336,15 @@ static void scan_inputs(struct buttons *buttons)
 {
 	DIR *dir = opendir("/dev/input");
 	struct dirent *entry;
-	unsigned int event;
-	char rest;
+	unsigned long event;
 
 	if (!dir)
 		return;
 	while ((entry = readdir(dir))) {
-		if (sscanf(entry->d_name, "event%u%c", &event, &rest) == 1)
-			add_input(buttons, event);
+		/* Not sscanf(): in a static binary it costs 12 KB, floating point and all. */
+		if (!strncmp(entry->d_name, "event", 5) &&
+		    !conf_number(entry->d_name + 5, 0, INT_MAX, &event))
+			add_input(buttons, (unsigned int)event);
 	}
 	closedir(dir);
 }

@@ -288,8 +288,12 @@ static int blk_zero(struct blk *blk, uint64_t pos, uint64_t len, bool unmap)
 		return ret;
 	while (done < len) {
 		size_t n = len - done < BUF_SIZE ? (size_t)(len - done) : BUF_SIZE;
-		ssize_t wrote = pwrite(blk->fd, blk->zeros, n, (off_t)(pos + done));
+		ssize_t wrote;
 
+		/* A slow disk takes a while for it, and a reset or the guest's end waits. */
+		if (must_stop(blk))
+			return -ECANCELED;
+		wrote = pwrite(blk->fd, blk->zeros, n, (off_t)(pos + done));
 		if (wrote < 0 && errno == EINTR && interrupted++ < EINTR_MAX)
 			continue;
 		if (wrote <= 0)
@@ -377,6 +381,8 @@ static uint8_t request_ranges(struct blk *blk, bool zero, uint64_t len)
 
 		if (!count)
 			continue;
+		if (must_stop(blk))
+			return VIRTIO_BLK_S_IOERR;
 		if (!i)
 			first = sector;
 		ret = zero ? blk_zero(blk, sector * SECTOR, count * SECTOR, unmap) :

@@ -138,16 +138,6 @@ static void show_all(struct virtio_mmio *mmio)
 	show_config(mmio, 0, mmio->dev->config_len);
 }
 
-static void kick(struct virtio_mmio *mmio, unsigned int q)
-{
-	uint64_t one = 1;
-
-	/* EAGAIN: 2^64 - 2 kicks wait to be read, one more says nothing new. */
-	if (write(mmio->kick_fd[q], &one, sizeof(one)) < 0 && errno != EAGAIN)
-		log_limited(LOG_ERROR, "%s: queue %u: kick: %s", mmio->dev->ops->name, q,
-			    errno_name(errno));
-}
-
 static void kick_drain(struct virtio_mmio *mmio, unsigned int q)
 {
 	uint64_t count;
@@ -163,7 +153,6 @@ static void kick_event(struct event *ev, uint32_t events)
 	struct virtio_dev *dev = mmio->dev;
 	unsigned int q = ev - mmio->kick;
 
-	(void)events;
 	/* Before the look at the ring: a kick that comes later makes the eventfd readable again. */
 	kick_drain(mmio, q);
 	pthread_mutex_lock(&dev->lock);
@@ -214,8 +203,8 @@ static void device_stop(struct virtio_mmio *mmio)
 }
 
 /*
- * Status was written 0: back to power-on (2.1.2, 4.2.2). Config bytes did not change, so the
- * generation stays.
+ * Status was written 0: back to power-on (2.1.2, 4.2.2). If the device's reset puts config bytes back, the driver that wrote
+ * 0 is the one that changed them: the generation stays.
  */
 static void device_reset(struct virtio_mmio *mmio)
 {
@@ -261,7 +250,7 @@ static void device_activate(struct virtio_mmio *mmio)
 	 */
 	for (i = 0; i < dev->nr_queues; i++) {
 		if (dev->vq[i].active)
-			kick(mmio, i);
+			virtio_kick(dev, i);
 	}
 }
 
@@ -402,7 +391,7 @@ static void queue_on(struct virtio_mmio *mmio)
 	if (queue_activate(q, dev->mem, dev->acked))
 		virtio_broken(dev, "a queue can't be used");
 	else
-		kick(mmio, mmio->queue_sel);
+		virtio_kick(dev, mmio->queue_sel);
 }
 
 static void write_queue_ready(struct virtio_mmio *mmio, uint32_t v)
@@ -499,7 +488,7 @@ static void write_register(struct virtio_mmio *mmio, unsigned int offset, uint32
 	case VIRTIO_MMIO_QUEUE_NOTIFY:
 		/* Seldom: the ioeventfd takes it inside the kernel. */
 		if (v < mmio->dev->nr_queues)
-			kick(mmio, v);
+			virtio_kick(mmio->dev, v);
 		break;
 	case VIRTIO_MMIO_INTERRUPT_ACK:
 		/* Bit 0 reads 1 always (mmio.h). */

@@ -5,7 +5,6 @@
 #include <linux/virtio_ids.h>
 #include <stdlib.h>
 #include <sys/random.h>
-#include <unistd.h>
 #include "virtio/virtio.h"
 #include "vm/log.h"
 
@@ -55,13 +54,10 @@ static void rng_kick(struct virtio_dev *dev, unsigned int q)
 {
 	struct rng *rng = (struct rng *)dev;
 	struct queue *vq = &dev->vq[0];
-	uint64_t one = 1;
 	uint32_t spent = 0;
 	bool pushed = false;
 	int ret = 0;
 
-	if (!vq->active || vq->broken)
-		return;
 	queue_disable_kicks(vq);
 	while (spent < KICK_MAX) {
 		uint32_t len;
@@ -93,8 +89,8 @@ static void rng_kick(struct virtio_dev *dev, unsigned int q)
 		virtio_signal(dev, 0);
 	if (ret < 0)
 		virtio_broken(dev, "virtio-rng: malformed ring or request");
-	else if (spent >= KICK_MAX && write(virtio_kick_fd(dev, 0), &one, sizeof(one)) < 0)
-		log_limited(LOG_WARN, "virtio-rng: eventfd: %s", errno_name(errno));
+	else if (spent >= KICK_MAX)
+		virtio_kick(dev, 0);
 }
 
 static int rng_activate(struct virtio_dev *dev)

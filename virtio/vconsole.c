@@ -11,7 +11,6 @@
 #include <linux/virtio_console.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include "virtio/virtio.h"
 #include "vm/console.h"
 #include "vm/log.h"
@@ -71,15 +70,6 @@ static bool tx_write(struct vconsole *vc, uint64_t *budget)
 	return true;
 }
 
-/* Come back at the loop's next turn. */
-static void kick_self(struct vconsole *vc, unsigned int q)
-{
-	uint64_t one = 1;
-
-	if (write(virtio_kick_fd(&vc->dev, q), &one, sizeof(one)) < 0)
-		log_limited(LOG_WARN, "virtio-console: eventfd: %s", errno_name(errno));
-}
-
 /* Event-loop thread, dev->lock held. */
 static void tx_run(struct vconsole *vc)
 {
@@ -118,7 +108,7 @@ static void tx_run(struct vconsole *vc)
 	if (ret < 0)
 		fail(vc, "virtio-console: malformed transmit queue");
 	else if (chains == TURN_CHAINS || !budget)
-		kick_self(vc, TX);
+		virtio_kick(&vc->dev, TX);
 }
 
 static void tx_room(void *opaque)
@@ -164,7 +154,7 @@ static size_t rx_input(void *opaque, const uint8_t *buf, size_t len)
 	} else if (done < len) {
 		vc->rx_wanted = true;
 		if (ret > 0 || chains == TURN_CHAINS)
-			kick_self(vc, RX);
+			virtio_kick(&vc->dev, RX);
 	}
 out:
 	pthread_mutex_unlock(&vc->dev.lock);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "virtio/virtio.h"
 
+#include <errno.h>
 #include <string.h>
+#include <unistd.h>
 #include "virtio/mmio.h"
 #include "vm/irq.h"
 #include "vm/log.h"
@@ -52,6 +54,15 @@ void virtio_broken(struct virtio_dev *dev, const char *why)
 	if (dev->mmio && virtio_mmio_needs_reset(dev->mmio))
 		log_limited(LOG_WARN, "%s: %s: stopped until its driver resets it", dev->ops->name,
 			    why);
+}
+
+void virtio_kick(struct virtio_dev *dev, unsigned int q)
+{
+	uint64_t one = 1;
+
+	/* EAGAIN: 2^64 - 2 kicks wait to be read, one more says nothing new. */
+	if (write(dev->mmio->kick_fd[q], &one, sizeof(one)) < 0 && errno != EAGAIN)
+		log_limited(LOG_ERROR, "%s: queue %u: kick: %s", dev->ops->name, q, errno_name(errno));
 }
 
 int virtio_kick_fd(const struct virtio_dev *dev, unsigned int q)

@@ -29,6 +29,7 @@ struct virtio_mmio;
 #define VIRTIO_MAX_QUEUES 8
 #define VIRTIO_MAX_CONFIG 256
 
+/* All but config_write and queue_reset must be there. */
 struct virtio_ops {
 	const char *name; /* "virtio-blk" */
 
@@ -38,10 +39,16 @@ struct virtio_ops {
 	 */
 	int (*activate)(struct virtio_dev *dev);
 
-	/* When it returns nothing of the device or behind it touches guest memory any more. Also called when never activated. */
+	/*
+	 * When it returns nothing of the device or behind it touches guest memory any more. Also called when never activated. What
+	 * the driver changed in dev->config is put back here, by plain stores: the transport shows it afterwards, with no interrupt.
+	 */
 	void (*reset)(struct virtio_dev *dev);
 
-	/* The driver kicked queue @q, which is active, of a device that is, and does not NEED_RESET. Event-loop thread. */
+	/*
+	 * The driver kicked queue @q, which is active, of a device that is, and does not NEED_RESET. Event-loop thread, which all
+	 * devices of the guest share: bounded work (about a millisecond), then virtio_kick() for the rest.
+	 */
 	void (*kick)(struct virtio_dev *dev, unsigned int q);
 
 	/*
@@ -82,7 +89,10 @@ struct virtio_dev {
 	struct queue vq[VIRTIO_MAX_QUEUES];
 };
 
-/* Initialises the lock and the defaults; the device has set the rest or will. */
+/*
+ * Sets what is given, the lock and the transport's side. @dev was zeroed, and the device sets the rest (features, config,
+ * queue_max, own_kicks) before or after, but before a transport is attached.
+ */
 void virtio_dev_init(struct virtio_dev *dev, const struct virtio_ops *ops, uint32_t id,
 		     unsigned int nr_queues);
 void virtio_dev_fini(struct virtio_dev *dev);
@@ -105,7 +115,13 @@ void virtio_config_change(struct virtio_dev *dev, unsigned int offset, const voi
 /* The driver broke the rules: DEVICE_NEEDS_RESET, a configuration-change interrupt, once. Any thread. */
 void virtio_broken(struct virtio_dev *dev, const char *why);
 
-/* The eventfd that the driver's kicks of queue @q come on; the transport's. */
+/*
+ * As if the driver had kicked queue @q: ops->kick runs at the loop's next turn. A device that has done its share of one turn
+ * (see kick) ends it so. Any thread.
+ */
+void virtio_kick(struct virtio_dev *dev, unsigned int q);
+
+/* The eventfd that the driver's kicks of queue @q come on; the transport's. For those that read it themselves (own_kicks). */
 int virtio_kick_fd(const struct virtio_dev *dev, unsigned int q);
 
 /* The eventfd that interrupts the driver, shared with the devices of the same line; the transport's. */

@@ -11,6 +11,7 @@
 #include "vm/log.h"
 
 #define KVM_API 12 /* stable since Linux 2.6.22, never to change (api.rst 4.1) */
+#define EINTR_MAX 10
 
 const struct kvm_cap kvm_caps[] = {
 	KVM_CAP_ROW(USER_MEMORY, true, "guest RAM"),
@@ -35,9 +36,13 @@ int kvm_ioctl_raw(int fd, unsigned long request, void *arg)
 
 int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg)
 {
-	int ret = kvm_ioctl_raw(fd, request, arg);
+	int ret, tries = 0;
 
-	if (ret < 0 && ret != -EINTR)
+	/* KVM_CREATE_VM ends with EINTR at any signal (SIGWINCH, say), whatever SA_RESTART says. */
+	do
+		ret = kvm_ioctl_raw(fd, request, arg);
+	while (ret == -EINTR && ++tries < EINTR_MAX);
+	if (ret < 0)
 		log_err("%s: %s", name, errno_name(ret));
 	return ret;
 }

@@ -2,14 +2,18 @@
 #include "vm/log.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#define LOG_LINE 1024
+#define LOG_LINE    1024
+#define LOG_WAIT_MS 100
 
 static struct {
 	atomic_int level;
@@ -17,7 +21,8 @@ static struct {
 	atomic_bool kmsg;
 	atomic_bool crlf;
 	const char *_Atomic prefix;
-} logger = { .level = LOG_INFO, .fd = STDERR_FILENO };
+	pthread_mutex_t lock; /* for one line: what poll() promised is for one thread */
+} logger = { .level = LOG_INFO, .fd = STDERR_FILENO, .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static const char *const level_name[] = { "error", "warn", "info", "debug" };
 
@@ -49,6 +54,20 @@ void log_set_prefix(const char *prefix)
 void log_set_crlf(bool on)
 {
 	atomic_store(&logger.crlf, on);
+}
+
+/*
+ * Has the reader of a pipe or terminal stopped? Then the line is lost: a guest can provoke lines, and
+ * no thread may hang on them. Other files don't wait, and some can't be asked (/dev/kmsg).
+ */
+static bool log_stuck(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLOUT };
+	struct stat st;
+
+	if (fstat(fd, &st) || !(S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode) || isatty(fd)))
+		return false;
+	return poll(&p, 1, LOG_WAIT_MS) == 0;
 }
 
 void log_line(enum log_level level, const char *fmt, ...)
@@ -90,9 +109,13 @@ void log_line(enum log_level level, const char *fmt, ...)
 		buf[len++] = '\r';
 	buf[len++] = '\n';
 	/* One write a line, so that lines of several threads and processes don't mix. */
-	if (write(atomic_load(&logger.fd), buf, (size_t)len) < 0) {
+	pthread_mutex_lock(&logger.lock);
+	int fd = atomic_load(&logger.fd);
+
+	if (!log_stuck(fd) && write(fd, buf, (size_t)len) < 0) {
 		/* there is nowhere to say so */
 	}
+	pthread_mutex_unlock(&logger.lock);
 	errno = saved;
 }
 

@@ -3,7 +3,8 @@
  * One line of log a call, on standard error, a file or the kernel's ring buffer.
  *
  * Callers add no newline. A line that a guest can provoke goes through log_limited(), which lets a
- * burst through and then counts what it held back, a call site at a time.
+ * burst through and then counts what it held back, a call site at a time. A line that a pipe or
+ * terminal does not take in a moment is lost. Not for signal handlers.
  */
 #ifndef VM_LOG_H
 #define VM_LOG_H

@@ -5,6 +5,7 @@
 T=/tmp/t
 VM=/init
 mkdir -p $T
+/t/kvmhold >/dev/null 2>&1 </dev/null &
 
 # A halted guest that stays: when the first VM of a host comes and when its last one goes, the kernel patches its scheduler's
 # code, and QEMU's emulation has been seen to lose a CPU in such a patch.
