@@ -402,12 +402,13 @@ static const struct span low_spans[] = {
 	{ LAYOUT_PML4, 8 },
 	{ LAYOUT_PDPT, 32 },
 	{ LAYOUT_PD, 4 * PAGE },
+	{ LAYOUT_BIOS_ENTRY, 9 },
 };
 
 static void bz_plain(void)
 {
 	struct span spans[] = { low_spans[0],	     low_spans[1], low_spans[2],
-				low_spans[3],	     low_spans[4], { LAYOUT_CMDLINE, 14 },
+				low_spans[3],	     low_spans[4], low_spans[5], { LAYOUT_CMDLINE, 14 },
 				{ BZ_LOAD, BZ_CODE } };
 	const uint64_t zp = LAYOUT_ZERO_PAGE;
 	struct boot_entry entry;
@@ -451,6 +452,8 @@ static void bz_plain(void)
 	for (uint64_t va = 0; va < 4 * GIB; va += 2 * MIB)
 		CHECK_EQ(translate(&mem, va + 0x1234), va + 0x1234);
 	CHECK_EQ(translate(&mem, 4 * GIB), ~0ull);
+	/* F000:FFF0: mov $LAYOUT_RESET, %dx; mov $1, %al; out %al, (%dx) */
+	CHECK_EQ(le(&mem, LAYOUT_BIOS_ENTRY, 8), 0xebf4ee01b00606ba);
 	CHECK_EQ(le(&mem, LAYOUT_GDT, 8), 0);
 	CHECK_EQ(le(&mem, LAYOUT_GDT + 0x10, 8), 0x00af9b000000ffff);
 	CHECK_EQ(le(&mem, LAYOUT_GDT + 0x18, 8), 0x00cf93000000ffff);
@@ -787,6 +790,7 @@ static void initrd_content(void)
 				low_spans[2],
 				low_spans[3],
 				low_spans[4],
+				low_spans[5],
 				{ BZ_LOAD, BZ_CODE },
 				{ 32 * MIB - 3 * PAGE, sizeof(data) } };
 	struct boot_entry entry;
@@ -940,6 +944,7 @@ static void elf_long(void)
 				low_spans[2],
 				low_spans[3],
 				low_spans[4],
+				low_spans[5],
 				{ LAYOUT_CMDLINE, 14 },
 				{ ELF_TEXT_GPA, ELF_TEXT },
 				{ ELF_DATA_GPA, ELF_DATA } };
@@ -992,6 +997,7 @@ static void elf_pvh(void)
 	for (unsigned int d = 0; d < 2; d++) {
 		const uint64_t info = LAYOUT_PVH_INFO;
 		struct span spans[] = { low_spans[0],
+					low_spans[5],
 					{ LAYOUT_PVH_INFO, PAGE },
 					{ LAYOUT_CMDLINE, 14 },
 					{ ELF_TEXT_GPA, ELF_TEXT },
