@@ -71,7 +71,7 @@ static why_t set_cpus(struct guest_config *c, const char *value)
 	unsigned long n;
 
 	if (conf_number(value, 1, 4096, &n))
-		return "a number of CPUs, 1 and up, is expected";
+		return "a number of CPUs, 1 to 4096, is expected";
 	c->cpus = (unsigned int)n;
 	return NULL;
 }
@@ -84,11 +84,11 @@ static why_t set_memory(struct guest_config *c, const char *value)
 	uint64_t bytes;
 
 	if (len >= sizeof(size))
-		return "a size like 512M or 4G is expected";
+		return "a size like 512M or 4G is expected (suffixes K, M, G)";
 	memcpy(size, value, len);
 	size[len] = '\0';
 	if (memory_parse_size(size, &bytes))
-		return "a size like 512M or 4G is expected";
+		return "a size like 512M or 4G is expected (suffixes K, M, G)";
 	/* Whole huge pages: a part of one helps nobody, and a page of any host divides it. */
 	if (!bytes || bytes & ((2 << 20) - 1))
 		return "a multiple of 2 MiB is expected (a bare number counts bytes: 512M, 4G)";
@@ -402,7 +402,8 @@ static why_t set_words(struct guest_config *c, const struct section *section, co
 		value = strchr(word, '=');
 		key = find_key(section->keys, word, value ? (size_t)(value - word) : strlen(word));
 		if (!key)
-			return "unknown word";
+			return *word ? "unknown word; `vinit run --help` lists them" :
+				       "path=FILE or cid=N is missing";
 		if (!value && !key->flag)
 			return "a value is missing";
 		why = key->set(c, value ? value + 1 : "yes");
@@ -479,7 +480,8 @@ int config_check(const struct guest_config *c)
 	}
 	for (unsigned int i = 0; i < c->nr_disks; i++) {
 		if (!c->disk[i].path) {
-			log_err("disk %u has no path", i);
+			log_err("disk %u has no path: --disk path=FILE, or path = FILE under [disk]",
+				i);
 			return -EINVAL;
 		}
 	}

@@ -18,6 +18,8 @@ static const char help[] =
 
 static int cmd_help(int argc, char **argv)
 {
+	if (argc && !strcmp(argv[0], "run"))
+		return cmd_run(1, (char *[]){ "--help" });
 	fputs(help, stdout);
 	return 0;
 }

@@ -45,7 +45,8 @@ static int open_log(const struct guest_config *config)
 		int fd = open(config->log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 
 		if (fd < 0) {
-			log_err("%s: %s", config->log_file, errno_name(errno));
+			log_err("log file %s: %s: check that its folder exists and can be written to",
+				config->log_file, errno_name(errno));
 			return -EINVAL;
 		}
 		log_set_fd(fd, false);
@@ -65,10 +66,7 @@ int cmd_run(int argc, char **argv)
 		}
 	}
 	config_init(&config);
-	if (config_args(&config, argc, argv) || config_check(&config))
-		goto out;
-	status = EXIT_FAILED;
-	if (open_log(&config))
+	if (config_args(&config, argc, argv))
 		goto out;
 	if (config.name) {
 		static char prefix[72];
@@ -76,6 +74,11 @@ int cmd_run(int argc, char **argv)
 		snprintf(prefix, sizeof(prefix), "%s: ", config.name);
 		log_set_prefix(prefix);
 	}
+	if (config_check(&config))
+		goto out;
+	status = EXIT_FAILED;
+	if (open_log(&config))
+		goto out;
 	status = machine_run(&config);
 out:
 	config_free(&config);

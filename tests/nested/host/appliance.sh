@@ -7,6 +7,8 @@ if [ "${2-}" != background ]; then
 	setsid /bin/sh "$0" "$1" background </dev/null >/t/agent.log 2>&1 &
 	exit 0
 fi
+# An open would wait for a carrier.
+stty -F /dev/ttyS1 clocal raw
 exec >/dev/ttyS1 2>&1
 
 disk=/t/disk
