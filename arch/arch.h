@@ -34,6 +34,9 @@ struct arch_ram {
 
 #define ARCH_MAX_RAM 2
 
+/* The least and the most RAM of a machine, in bytes. */
+extern const uint64_t arch_min_ram, arch_max_ram;
+
 /* Splits @size bytes around the machine's holes. Returns how many ranges, 0 when the size is out of bounds (16 MiB and up). */
 unsigned int arch_ram_layout(uint64_t size, struct arch_ram ram[ARCH_MAX_RAM]);
 

@@ -59,7 +59,11 @@ int cmd_check(int argc, char **argv)
 	} else {
 		ret = kvm_ioctl_raw(kvm.fd, KVM_GET_API_VERSION, NULL);
 		printf("%s /dev/kvm: API version %d\n", ret == 12 ? "ok      " : "MISSING ", ret);
-		problems += ret != 12;
+		if (ret != 12) {
+			printf("         %s\nguests can't run here\n", kvm_explain(EINVAL));
+			close(kvm.fd);
+			return EXIT_FAILED;
+		}
 		ret = kvm_has(kvm.fd, KVM_CAP_MAX_VCPUS);
 		kvm.max_vcpus = ret > 0 ? (unsigned int)ret : 1;
 		problems += check_caps(kvm.fd, kvm_caps);

@@ -168,7 +168,7 @@ static void begin_stop(struct machine *m, const char *who)
 		return;
 	}
 	m->stopping = true;
-	log_info("%s: pressing the guest's power button, %u s to power off", who,
+	log_info("%s: pressing the guest's power button, %u s to power off; once more ends it at once", who,
 		 m->config->stop_timeout);
 	timerfd_settime(m->stop_timer.fd, 0, &second, NULL);
 	arch_power_button(&m->vm);

@@ -46,6 +46,7 @@ void policy_defaults(struct policy *policy)
 			[POLICY_RESET] = ACTION_RESTART,
 			[POLICY_CRASH] = ACTION_RESTART,
 			[POLICY_STOP] = ACTION_STOP,
+			[POLICY_USAGE] = ACTION_STOP,
 			[POLICY_FAILURE] = ACTION_RESTART,
 		},
 		.on_limit = ACTION_STOP,
@@ -69,7 +70,7 @@ static int set_key(struct policy *policy, const char *key, const char *value)
 	unsigned long n;
 
 	for (int i = 0; i < POLICY_NR; i++) {
-		if (!strcmp(key, on_keys[i]))
+		if (on_keys[i] && !strcmp(key, on_keys[i]))
 			return action_parse(value, END_ACTIONS, &policy->on[i]);
 	}
 	if (!strcmp(key, "on-limit"))
@@ -121,6 +122,8 @@ enum policy_end policy_end_of(int wstatus)
 	switch (WEXITSTATUS(wstatus)) {
 	case 0:
 		return POLICY_POWEROFF;
+	case 2:
+		return POLICY_USAGE;
 	case 3:
 		return POLICY_RESET;
 	case 4:
@@ -156,6 +159,9 @@ struct policy_verdict policy_decide(const struct policy *policy, struct policy_h
 	struct policy_verdict verdict = { .action = policy->on[end] };
 	uint64_t delay_s = policy->delay_s;
 
+	/* A failure too, but one that no restart can mend. */
+	if (end == POLICY_USAGE && policy->on[POLICY_FAILURE] != ACTION_RESTART)
+		verdict.action = policy->on[POLICY_FAILURE];
 	if (run_ms >= (uint64_t)policy->window_s * 1000)
 		history->restarts = 0;
 	if (verdict.action != ACTION_RESTART)

@@ -40,7 +40,8 @@ enum policy_end {
 	POLICY_RESET,	 /* 3 */
 	POLICY_CRASH,	 /* 4 */
 	POLICY_STOP,	 /* 5: from outside */
-	POLICY_FAILURE,	 /* 1, 2, anything else, and every signal */
+	POLICY_USAGE,	 /* 2: its configuration is wrong, and will be at the next try */
+	POLICY_FAILURE,	 /* 1, anything else, and every signal */
 	POLICY_NR
 };
 

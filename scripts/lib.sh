@@ -30,6 +30,8 @@ usage_error() {
 
 # help: prints the running script's comment block that starts with "usage:".
 help() {
+	# getopts hands "--help" over as the option "-" with the argument "help".
+	[ "$opt" != - ] || [ "$OPTARG" = help ] || usage_error "bad option --$OPTARG"
 	sed -n '/^# usage:/,/^$/{ s/^# \{0,1\}//p; }' "$0"
 	exit 0
 }

@@ -705,8 +705,8 @@ static int image_lock(const struct blk *blk)
 		return 0;
 	ret = -errno;
 	if (ret == -EAGAIN || ret == -EACCES) {
-		log_err("%s: %s: in use by another process: check for another VM with this image; "
-			"only readers can share one, all with `readonly`",
+		log_err("%s: %s: in use by another process, or given twice: only readers can share an "
+			"image, all with `readonly`",
 			blk->path, errno_name(ret));
 		return -EBUSY;
 	}

@@ -267,6 +267,7 @@ static void terminal_open(struct console *c)
 		atexit(console_restore_terminal);
 	signals_hook();
 	terminal_set_raw(c);
+	log_info("Ctrl-A x ends the guest, Ctrl-A h helps");
 }
 
 static void terminal_close(void)
@@ -1122,8 +1123,8 @@ static int open_unix(struct console *c, const char *path)
 	if (ret == -EADDRINUSE && remove_stale(&addr))
 		ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) ? -errno : 0;
 	if (ret) {
-		log_err("console %s: bind: %s: check that nobody listens there and that its folder "
-			"can be written to",
+		log_err("console %s: bind: %s: check that nobody listens there, that no other file is in "
+			"the way, and that its folder can be written to",
 			c->spec, errno_name(ret));
 		return ret;
 	}

@@ -27,13 +27,13 @@ int event_loop_init(struct event_loop *loop)
 	loop->epfd = epoll_create1(EPOLL_CLOEXEC);
 	if (loop->epfd < 0) {
 		ret = -errno;
-		log_err("epoll_create1: %s", errno_name(ret));
+		log_err("epoll_create1: %s: check ulimit -n", errno_name(ret));
 		return ret;
 	}
 	loop->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (loop->wake_fd < 0) {
 		ret = -errno;
-		log_err("eventfd: %s", errno_name(ret));
+		log_err("eventfd: %s: check ulimit -n", errno_name(ret));
 		goto err;
 	}
 	loop->wake = (struct event){ .fd = loop->wake_fd, .fn = wake_drain };

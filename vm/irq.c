@@ -35,7 +35,7 @@ int irq_line_get(struct irqs *irqs, uint32_t gsi, struct irq_line **line)
 	new->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (new->fd < 0) {
 		ret = -errno;
-		log_err("eventfd: %s", errno_name(ret));
+		log_err("GSI %u: eventfd: %s: check ulimit -n", gsi, errno_name(ret));
 		return ret;
 	}
 	if (irqs->vm_fd >= 0) {

@@ -201,6 +201,11 @@ const char *errno_name(int err)
 		E(ELOOP);
 		E(EPROTO);
 		E(EBADMSG);
+		E(ENODATA);
+		E(ETIME);
+		E(ENOTUNIQ);
+		E(EUSERS);
+		E(ENOLCK);
 		E(EOVERFLOW);
 		E(EILSEQ);
 		E(ENOTSOCK);

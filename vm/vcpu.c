@@ -105,7 +105,9 @@ static bool handle_exit(struct vcpu *vcpu)
 			(unsigned long long)run->fail_entry.hardware_entry_failure_reason);
 		break;
 	case KVM_EXIT_INTERNAL_ERROR:
-		log_err("vCPU %u: KVM internal error, suberror %u", vcpu->id, run->internal.suberror);
+		log_err("vCPU %u: KVM internal error, suberror %u%s", vcpu->id, run->internal.suberror,
+			run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION ?
+				": an instruction that KVM can't emulate" : "");
 		break;
 	default:
 		log_err("vCPU %u: KVM exit %u, which is not known here", vcpu->id, run->exit_reason);

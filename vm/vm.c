@@ -17,7 +17,8 @@ static int add_ram(struct vm *vm, uint64_t ram_size, enum memory_backing backing
 	unsigned int nr = arch_ram_layout(ram_size, ram);
 
 	if (!nr) {
-		log_err("memory: %" PRIu64 " MiB is out of this machine's bounds", ram_size >> 20);
+		log_err("memory: %" PRIu64 " MiB; a machine here has %" PRIu64 " to %" PRIu64 " MiB",
+			ram_size >> 20, arch_min_ram >> 20, arch_max_ram >> 20);
 		return -EINVAL;
 	}
 	for (unsigned int i = 0; i < nr; i++) {

@@ -7,6 +7,9 @@
 
 const char arch_name[] = "x86_64";
 
+const uint64_t arch_min_ram = LAYOUT_MIN_RAM;
+const uint64_t arch_max_ram = LAYOUT_MAX_RAM;
+
 unsigned int arch_ram_layout(uint64_t size, struct arch_ram ram[ARCH_MAX_RAM])
 {
 	if (size < LAYOUT_MIN_RAM || size > LAYOUT_MAX_RAM || size % PAGE)

@@ -55,7 +55,7 @@ static void ends(void)
 	} row[] = {
 		{ EXIT(0), POLICY_POWEROFF, "powered off (status 0)" },
 		{ EXIT(1), POLICY_FAILURE, "failed (status 1)" },
-		{ EXIT(2), POLICY_FAILURE, "bad usage or configuration (status 2)" },
+		{ EXIT(2), POLICY_USAGE, "bad usage or configuration (status 2)" },
 		{ EXIT(3), POLICY_RESET, "reset (status 3)" },
 		{ EXIT(4), POLICY_CRASH, "crashed (status 4)" },
 		{ EXIT(5), POLICY_STOP, "ended from outside (status 5)" },
