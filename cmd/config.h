@@ -6,8 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define CONFIG_MAX_DISKS    32
-#define CONFIG_MAX_VCONSOLE 4
+#define CONFIG_MAX_DISKS 32
 
 struct disk_config {
 	char *path;

@@ -134,8 +134,6 @@ int kvm_open(struct kvm *kvm)
 	if (!ret)
 		ret = kvm_has(kvm->fd, KVM_CAP_NR_VCPUS);
 	kvm->max_vcpus = ret ? (unsigned int)ret : 1;
-	ret = kvm_has(kvm->fd, KVM_CAP_NR_MEMSLOTS);
-	kvm->nr_memslots = ret ? (unsigned int)ret : 32;
 	return 0;
 
 err_close:

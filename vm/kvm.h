@@ -14,7 +14,6 @@ struct kvm {
 	int fd;			/* /dev/kvm */
 	size_t vcpu_mmap_size;	/* bytes of a vCPU's kvm_run mapping */
 	unsigned int max_vcpus; /* KVM_CAP_MAX_VCPUS, at least 1 */
-	unsigned int nr_memslots;
 };
 
 /* A row of the table of capabilities that vinit asks about. */

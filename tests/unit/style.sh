@@ -60,13 +60,14 @@ headers() {
 }
 check headers_alone "$(headers)"
 
+# Variables that cross a "." of a path which only exists in the nested host (/t/lib.sh) are beyond shellcheck.
 if command -v shellcheck >/dev/null; then
 	check shellcheck "$(git ls-files scripts tests .ci | while read -r f; do
 		head -1 "$f" | grep -qE '^#!.*/(ba)?sh' || continue
 		case $f in
 		# What they source sets, and is handed, variables: SC2034, SC2154.
 		tests/nested/*) shellcheck -x -S warning -e SC1091,SC2034,SC2154 "$f" ;;
-		*) shellcheck -x -S warning "$f" ;;
+		*) shellcheck -x -S warning -e SC2034,SC2154 "$f" ;;
 		esac
 	done 2>&1)"
 else
