@@ -21,6 +21,7 @@
 #include <unistd.h>
 #include "vm/event.h"
 #include "vm/log.h"
+#include "vm/terminal.h"
 
 #define MAX_SINKS  8
 #define INPUT_BUF  4096
@@ -37,6 +38,7 @@
 /* What the loop's thread is asked to do; bits of struct console's todo. */
 #define TODO_INPUT 1u /* offer input again, or look at it for the first time */
 #define TODO_ROOM  2u
+#define TODO_TERMINAL 4u /* it is ours again */
 
 enum console_kind { CONSOLE_STDIO, CONSOLE_NULL, CONSOLE_FILE, CONSOLE_PTY, CONSOLE_UNIX };
 
@@ -98,24 +100,6 @@ struct console {
 	uint8_t in_buf[INPUT_BUF];
 };
 
-/*
- * A process has one terminal, and signal handlers have no argument: hence a global. @active is what
- * a handler may look at; the rest is written before it is set.
- */
-static struct {
-	atomic_bool claimed;
-	atomic_bool active;
-	atomic_bool raw;
-	atomic_int wake_fd;
-	atomic_uint signals;
-	int fd;
-	struct termios saved;
-	struct termios rawmode;
-} terminal = { .wake_fd = -1 };
-
-#define SIGNAL_SIZE 1u
-#define SIGNAL_CONT 2u
-
 static const char help_text[] = "\r\n"
 				"Ctrl-A x   end the guest\r\n"
 				"Ctrl-A a   send Ctrl-A (Ctrl-A Ctrl-A too)\r\n"
@@ -146,139 +130,11 @@ static void todo(struct console *c, unsigned int what)
 	poke(c->wake.fd);
 }
 
-/* --- the terminal --------------------------------------------------------------------------- */
-
-/*
- * In the background the terminal's mode is somebody else's. No controlling terminal, no
- * background.
- */
-static bool terminal_is_ours(int fd)
-{
-	pid_t front = tcgetpgrp(fd);
-
-	return front < 0 || front == getpgrp();
-}
-
 /* A shell's "fg" sends no signal to a job that runs already: the writer looks from time to time. */
 static void terminal_left(struct console *c)
 {
 	atomic_store(&c->tty_away, true);
 	poke(c->kick_fd);
-}
-
-void console_restore_terminal(void)
-{
-	int saved = errno;
-
-	if (atomic_load(&terminal.active) && atomic_exchange(&terminal.raw, false) &&
-	    terminal_is_ours(terminal.fd))
-		tcsetattr(terminal.fd, TCSANOW, &terminal.saved);
-	errno = saved;
-}
-
-static void terminal_set_raw(struct console *c)
-{
-	if (!terminal_is_ours(terminal.fd)) {
-		terminal_left(c);
-		return;
-	}
-	/* Set before the change, so that a signal in between still undoes it. */
-	atomic_store(&terminal.raw, true);
-	tcsetattr(terminal.fd, TCSANOW, &terminal.rawmode);
-	if (isatty(STDERR_FILENO))
-		log_set_crlf(true);
-}
-
-static void on_wake_signal(int sig)
-{
-	int fd = atomic_load(&terminal.wake_fd);
-	int saved = errno;
-
-	atomic_fetch_or(&terminal.signals, sig == SIGCONT ? SIGNAL_CONT : SIGNAL_SIZE);
-	if (fd >= 0)
-		poke(fd);
-	errno = saved;
-}
-
-static void on_fatal_signal(int sig, siginfo_t *info, void *context)
-{
-	console_restore_terminal();
-	/*
-	 * SA_RESETHAND put the default back. A fault comes again when this returns, and then dies
-	 * where it happened; what somebody sent has to be sent again.
-	 */
-	if (info->si_code <= 0 || (sig != SIGSEGV && sig != SIGILL && sig != SIGFPE))
-		raise(sig);
-}
-
-static const int fatal_signals[] = {
-	SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE, SIGSYS, SIGQUIT, SIGHUP, SIGINT, SIGTERM,
-};
-
-#define NR_FATAL (sizeof(fatal_signals) / sizeof(fatal_signals[0]))
-
-/*
- * Only where the default stands: whoever set a handler of his own calls console_restore_terminal()
- * himself.
- */
-static void signals_hook(void)
-{
-	struct sigaction old, fatal = { .sa_flags = SA_SIGINFO | SA_RESETHAND | SA_NODEFER };
-	struct sigaction notice = { .sa_handler = on_wake_signal, .sa_flags = SA_RESTART };
-
-	fatal.sa_sigaction = on_fatal_signal;
-	for (unsigned int i = 0; i < NR_FATAL; i++) {
-		if (!sigaction(fatal_signals[i], NULL, &old) && !(old.sa_flags & SA_SIGINFO) &&
-		    old.sa_handler == SIG_DFL)
-			sigaction(fatal_signals[i], &fatal, NULL);
-	}
-	sigaction(SIGWINCH, &notice, NULL);
-	sigaction(SIGCONT, &notice, NULL);
-}
-
-static void signals_unhook(void)
-{
-	struct sigaction old, dfl = { .sa_handler = SIG_DFL };
-
-	for (unsigned int i = 0; i < NR_FATAL; i++) {
-		if (!sigaction(fatal_signals[i], NULL, &old) && (old.sa_flags & SA_SIGINFO) &&
-		    old.sa_sigaction == on_fatal_signal)
-			sigaction(fatal_signals[i], &dfl, NULL);
-	}
-	sigaction(SIGWINCH, &dfl, NULL);
-	sigaction(SIGCONT, &dfl, NULL);
-}
-
-static void terminal_open(struct console *c)
-{
-	static atomic_bool at_exit;
-
-	if (tcgetattr(c->in.fd, &terminal.saved))
-		return;
-	terminal.fd = c->in.fd;
-	terminal.rawmode = terminal.saved;
-	cfmakeraw(&terminal.rawmode);
-	terminal.rawmode.c_cc[VMIN] = 1;
-	terminal.rawmode.c_cc[VTIME] = 0;
-	atomic_store(&terminal.signals, 0);
-	atomic_store(&terminal.wake_fd, c->wake.fd);
-	atomic_store(&terminal.active, true);
-	if (!atomic_exchange(&at_exit, true))
-		atexit(console_restore_terminal);
-	signals_hook();
-	terminal_set_raw(c);
-	log_info("Ctrl-A x ends the guest, Ctrl-A h helps");
-}
-
-static void terminal_close(void)
-{
-	if (!atomic_load(&terminal.active))
-		return;
-	console_restore_terminal();
-	log_set_crlf(false);
-	signals_unhook();
-	atomic_store(&terminal.active, false);
-	atomic_store(&terminal.wake_fd, -1);
 }
 
 /* --- output: any thread --------------------------------------------------------------------- */
@@ -452,10 +308,9 @@ static void out_take_over(struct console *c)
 		c->out_fd = c->out_next;
 		c->out_next = -1;
 	}
-	if (atomic_load(&c->tty_away) && terminal_is_ours(terminal.fd)) {
+	if (atomic_load(&c->tty_away) && terminal_is_ours()) {
 		atomic_store(&c->tty_away, false);
-		atomic_fetch_or(&terminal.signals, SIGNAL_CONT);
-		poke(c->wake.fd);
+		todo(c, TODO_TERMINAL);
 	}
 	if (c->kind == CONSOLE_PTY && !c->connected) {
 		struct pollfd p = { .fd = c->out_fd };
@@ -692,26 +547,6 @@ static size_t filter_escapes(struct console *c, uint8_t *buf, size_t len)
 	return out;
 }
 
-/*
- * A read of the terminal from the background stops the process, guest and all. The check leaves a
- * moment between; with the signals blocked a read in that moment fails instead (EIO).
- */
-static ssize_t terminal_read(int fd, void *buf, size_t len)
-{
-	sigset_t block, old;
-	ssize_t n;
-
-	sigemptyset(&block);
-	sigaddset(&block, SIGTTIN);
-	sigaddset(&block, SIGTTOU);
-	pthread_sigmask(SIG_BLOCK, &block, &old);
-	n = read(fd, buf, len);
-	if (n < 0)
-		n = -errno;
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return n;
-}
-
 /* Reads once. True: go on and arm again. */
 static bool input_read(struct console *c)
 {
@@ -724,11 +559,9 @@ static bool input_read(struct console *c)
 	}
 	room = INPUT_BUF - c->in_len;
 	if (c->in_tty) {
-		n = -EIO;
-		if (terminal_is_ours(c->in.fd))
-			n = terminal_read(c->in.fd, c->in_buf + c->in_len, room);
-		if (n == -EIO && !terminal_is_ours(c->in.fd)) {
-			terminal_left(c); /* signals_seen() arms again */
+		n = terminal_read(c->in_buf + c->in_len, room);
+		if (n == -EIO && !terminal_is_ours()) {
+			terminal_left(c); /* terminal_changed() arms again */
 			return false;
 		}
 	} else {
@@ -826,18 +659,19 @@ static void listen_fn(struct event *ev, uint32_t events)
 	pthread_mutex_unlock(&c->lock);
 }
 
-static void signals_seen(struct console *c)
+/* It has another size, or is ours again. */
+static void terminal_changed(struct console *c, bool ours_again)
 {
-	unsigned int seen = atomic_exchange(&terminal.signals, 0);
 	struct console_sink sinks[MAX_SINKS];
 	uint16_t cols, rows;
 	unsigned int nr;
 
-	if (seen & SIGNAL_CONT) {
-		terminal_set_raw(c);
+	if (ours_again) {
+		if (!terminal_set_raw())
+			terminal_left(c);
 		input_arm(c);
 	}
-	if (!seen || !console_size(c, &cols, &rows))
+	if (!console_size(c, &cols, &rows))
 		return;
 	pthread_mutex_lock(&c->lock);
 	nr = c->nr_sinks;
@@ -869,13 +703,15 @@ static void tell_room(struct console *c)
 static void wake_fn(struct event *ev, uint32_t events)
 {
 	struct console *c = ev->opaque;
-	unsigned int what;
+	unsigned int what, seen = 0;
 	bool gone;
 
 	unpoke(ev->fd);
 	what = atomic_exchange(&c->todo, 0);
-	if (atomic_load(&terminal.wake_fd) == ev->fd)
-		signals_seen(c);
+	if (c->kind == CONSOLE_STDIO && c->in_tty)
+		seen = terminal_signals();
+	if (what & TODO_TERMINAL || seen)
+		terminal_changed(c, what & TODO_TERMINAL || seen & TERMINAL_CONT);
 	if (what & TODO_ROOM)
 		tell_room(c);
 	if (what & TODO_INPUT) {
@@ -991,7 +827,7 @@ static int open_stdio(struct console *c)
 {
 	int ret;
 
-	if (atomic_exchange(&terminal.claimed, true)) {
+	if (!terminal_claim()) {
 		log_err("console stdio: EBUSY: another console has it; give this one file=, pty or "
 			"unix=");
 		return -EBUSY; /* still of kind null: what is not ours is not put back */
@@ -1007,8 +843,11 @@ static int open_stdio(struct console *c)
 	ret = input_start(c, c->in.fd);
 	if (ret)
 		return ret;
-	if (c->in_tty)
-		terminal_open(c);
+	if (!c->in_tty)
+		return 0;
+	if (!terminal_open(c->in.fd, c->wake.fd))
+		terminal_left(c);
+	log_info("Ctrl-A x ends the guest, Ctrl-A h helps");
 	return 0;
 }
 
@@ -1308,7 +1147,6 @@ void console_close(struct console *c, unsigned int drain_ms)
 	exited = stop_writer(c, drain_ms);
 	if (c->kind == CONSOLE_STDIO) {
 		terminal_close();
-		atomic_store(&terminal.claimed, false);
 	}
 	event_del(c->loop, &c->wake);
 	event_del(c->loop, &c->in);

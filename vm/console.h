@@ -82,7 +82,4 @@ void console_set_escape(struct console *console, console_escape_fn *fn, void *op
 /* False when the host's end has no size. */
 bool console_size(struct console *console, uint16_t *cols, uint16_t *rows);
 
-/* Puts the terminal back from any context, async-signal-safe; for fatal paths. */
-void console_restore_terminal(void);
-
 #endif

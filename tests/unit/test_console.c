@@ -23,6 +23,7 @@
 #include "tests/unit/test.h"
 #include "vm/event.h"
 #include "vm/log.h"
+#include "vm/terminal.h"
 
 #define LIMIT_MS 5000
 
@@ -775,7 +776,7 @@ static void terminal_raw_and_back(void)
 	/* and again, after a close */
 	CHECK_EQ(console_open(&c, "stdio", &loop), 0);
 	CHECK(term_is_raw());
-	console_restore_terminal();
+	terminal_restore();
 	CHECK(term_is_cooked());
 	console_close(c, 1000);
 	CHECK(term_is_cooked());
