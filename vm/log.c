@@ -136,7 +136,11 @@ bool log_allow(struct log_limit *limit)
 	/* Never wait here: a guest decides how often it is called, and from how many vCPUs. */
 	if (__atomic_exchange_n(&limit->lock, 1, __ATOMIC_ACQUIRE))
 		return false;
-	if (!limit->window_ms || now - limit->window_ms >= LOG_INTERVAL_MS) {
+	if (!limit->window_ms || now - limit->window_ms >= limit->interval_ms) {
+		if (!limit->held)
+			limit->interval_ms = LOG_INTERVAL_MS;
+		else if (limit->interval_ms < LOG_INTERVAL_MAX_MS)
+			limit->interval_ms *= 2;
 		limit->window_ms = now;
 		limit->printed = 0;
 		held = limit->held;

@@ -14,12 +14,17 @@
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
-/* A call site's budget: LOG_BURST lines in any LOG_INTERVAL_MS, the rest counted. */
-#define LOG_BURST	5
-#define LOG_INTERVAL_MS 5000
+/*
+ * A call site's budget: LOG_BURST lines in an interval, the rest counted. The interval doubles while lines are held back, up to
+ * LOG_INTERVAL_MAX_MS, so that a guest which provokes them for days fills no disk.
+ */
+#define LOG_BURST	    5
+#define LOG_INTERVAL_MS	    5000
+#define LOG_INTERVAL_MAX_MS 600000
 
 struct log_limit {
-	uint64_t window_ms;
+	uint64_t window_ms; /* when the interval began */
+	uint32_t interval_ms;
 	uint32_t printed;
 	uint32_t held;
 	int lock;

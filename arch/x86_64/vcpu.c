@@ -170,6 +170,16 @@ static int set_cpuid(struct vcpu *vcpu)
 			if (kvm_has(kvm->fd, KVM_CAP_TSC_DEADLINE_TIMER))
 				e->ecx |= 1u << 24;
 		}
+		/*
+		 * VMX and SVM are offered where the host lets guests nest. A guest of an appliance has no use for them, and the
+		 * host's kernel behind them is a large surface.
+		 */
+		if (e->function == 0x1)
+			e->ecx &= ~(1u << 5);
+		if (e->function == 0x80000001)
+			e->ecx &= ~(1u << 2);
+		if (e->function == 0x8000000a)
+			e->eax = e->ebx = e->ecx = e->edx = 0;
 		/* There is no virtual PMU that anybody has asked for: fewer MSRs, fewer exits. */
 		if (e->function == 0xa)
 			e->eax = e->ebx = e->ecx = e->edx = 0;
