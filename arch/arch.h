@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The whole contract between a machine and an architecture. Each arch/ARCH folder defines all of it.
+ * The whole contract between a machine and an architecture. Each arch/ARCH folder defines all of
+ * it.
  */
 #ifndef ARCH_ARCH_H
 #define ARCH_ARCH_H
@@ -37,7 +38,10 @@ struct arch_ram {
 /* The least and the most RAM of a machine, in bytes. */
 extern const uint64_t arch_min_ram, arch_max_ram;
 
-/* Splits @size bytes around the machine's holes. Returns how many ranges, 0 when the size is out of bounds (16 MiB and up). */
+/*
+ * Splits @size bytes around the machine's holes. Returns how many ranges, 0 when the size is out of
+ * bounds (16 MiB and up).
+ */
 unsigned int arch_ram_layout(uint64_t size, struct arch_ram ram[ARCH_MAX_RAM]);
 
 /* The most vCPUs this architecture's map allows, to be held against KVM's own limit. */
@@ -51,7 +55,10 @@ struct arch_slot {
 };
 void arch_virtio_slot(unsigned int i, struct arch_slot *slot);
 
-/* Right after KVM_CREATE_VM, before RAM and vCPUs: what must come first (x86: TSS, identity map, irqchip, PIT). */
+/*
+ * Right after KVM_CREATE_VM, before RAM and vCPUs: what must come first (x86: TSS, identity map,
+ * irqchip, PIT).
+ */
 int arch_vm_init(struct vm *vm);
 
 /* After KVM_CREATE_VCPU of each vCPU: features, CPUID, MSRs. */
@@ -64,8 +71,8 @@ int arch_vm_finish(struct vm *vm);
 void arch_vm_fini(struct vm *vm);
 
 /*
- * The machine's platform devices (serial port on @console, clock, power control, panic device), on the buses of @vm. They are
- * freed by arch_vm_fini().
+ * The machine's platform devices (serial port on @console, clock, power control, panic device), on
+ * the buses of @vm. They are freed by arch_vm_fini().
  */
 int arch_devices(struct vm *vm, struct console *console);
 
@@ -85,8 +92,8 @@ struct arch_boot {
 int arch_boot(struct vm *vm, const struct arch_boot *boot);
 
 /*
- * Handles the exit that vcpu->run describes if it is the architecture's own. 1: handled, go on; 0: not
- * mine; -errno: the vCPU can't go on.
+ * Handles the exit that vcpu->run describes if it is the architecture's own. 1: handled, go on; 0:
+ * not mine; -errno: the vCPU can't go on.
  */
 int arch_vcpu_exit(struct vcpu *vcpu);
 

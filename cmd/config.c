@@ -366,7 +366,10 @@ int config_file(struct guest_config *c, const char *file)
 	return conf_read(file, config_line, c);
 }
 
-/* One word of "path=FILE,readonly,id=S": ends at a comma, ",," stands for one. Returns what follows, NULL at the end. */
+/*
+ * One word of "path=FILE,readonly,id=S": ends at a comma, ",," stands for one. Returns what
+ * follows, NULL at the end.
+ */
 static const char *next_word(const char *p, char *word, size_t size, why_t *why)
 {
 	size_t n = 0;

@@ -42,11 +42,15 @@ struct guest_config {
 void config_init(struct guest_config *config);
 void config_free(struct guest_config *config);
 
-/* Reads a file's [guest], [disk] and [vsock] sections; [supervise] is PID 1's. 0 or -errno; logs with file and line. */
+/*
+ * Reads a file's [guest], [disk] and [vsock] sections; [supervise] is PID 1's. 0 or -errno; logs
+ * with file and line.
+ */
 int config_file(struct guest_config *config, const char *file);
 
 /*
- * Takes the words of `vinit run`, in order, --config among them: later ones win. 0, or -EINVAL after saying what is wrong.
+ * Takes the words of `vinit run`, in order, --config among them: later ones win. 0, or -EINVAL
+ * after saying what is wrong.
  */
 int config_args(struct guest_config *config, int argc, char **argv);
 

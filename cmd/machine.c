@@ -54,7 +54,9 @@ struct machine {
 	unsigned int stop_seconds; /* since the stop began */
 };
 
-/* --- the device table: what a row makes takes the next virtio slots, in this order ------------------ */
+/*
+ * --- the device table: what a row makes takes the next virtio slots, in this order ------------------
+ */
 
 struct device_row {
 	const char *name;
@@ -150,9 +152,14 @@ static void destroy_devices(struct machine *m)
 	}
 }
 
-/* --- stopping from outside: the ladder -------------------------------------------------------------- */
+/*
+ * --- stopping from outside: the ladder --------------------------------------------------------------
+ */
 
-/* A guest that resets itself in the same moment may be first with vm_end(), and must not start again. */
+/*
+ * A guest that resets itself in the same moment may be first with vm_end(), and must not start
+ * again.
+ */
 static void stop_now(struct machine *m, const char *who)
 {
 	m->stop_now = who;
@@ -206,7 +213,9 @@ static void on_escape(void *opaque, char key)
 		stop_now(m, "Ctrl-A x");
 }
 
-/* --- the host's side -------------------------------------------------------------------------------- */
+/*
+ * --- the host's side --------------------------------------------------------------------------------
+ */
 
 static int open_consoles(struct machine *m)
 {
@@ -279,7 +288,9 @@ static void close_signals(struct machine *m)
 		close(m->stop_timer.fd);
 }
 
-/* --- the guest's side ------------------------------------------------------------------------------- */
+/*
+ * --- the guest's side -------------------------------------------------------------------------------
+ */
 
 static void take_down(struct machine *m)
 {
@@ -365,7 +376,10 @@ static int run_guest(struct machine *m)
 
 		if (build(m))
 			return EXIT_FAILED;
-		/* Also for a guest that has ended already: else one that only resets hides all signals. */
+		/*
+		 * Also for a guest that has ended already: else one that only resets hides all
+		 * signals.
+		 */
 		do {
 			if (event_loop_run(&m->loop))
 				vm_end(&m->vm, VM_END_FAILED, "the event loop failed");

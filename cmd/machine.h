@@ -5,7 +5,10 @@
 
 struct guest_config;
 
-/* Builds the machine, runs it, builds it anew at each reset, and returns the exit status of `vinit run`. */
+/*
+ * Builds the machine, runs it, builds it anew at each reset, and returns the exit status of `vinit
+ * run`.
+ */
 int machine_run(const struct guest_config *config);
 
 #endif

@@ -40,7 +40,8 @@ static const struct verb {
 };
 
 /*
- * A caller may have closed 0, 1 or 2. Left so, the next file opened, a disk say, would be where messages go.
+ * A caller may have closed 0, 1 or 2. Left so, the next file opened, a disk say, would be where
+ * messages go.
  */
 static void open_std_fds(void)
 {

@@ -16,8 +16,9 @@ struct blk_config {
 };
 
 /*
- * Opens and locks the image (shared when read-only, exclusive otherwise; held until destroy, across resets).
- * 0 or -errno; an error names the file and the rule it breaks: size not a multiple of 512, in use by another VM, a directory.
+ * Opens and locks the image (shared when read-only, exclusive otherwise; held until destroy, across
+ * resets). 0 or -errno; an error names the file and the rule it breaks: size not a multiple of 512,
+ * in use by another VM, a directory.
  */
 int blk_create(struct virtio_dev **dev, const struct blk_config *config);
 

@@ -203,8 +203,8 @@ static void device_stop(struct virtio_mmio *mmio)
 }
 
 /*
- * Status was written 0: back to power-on (2.1.2, 4.2.2). If the device's reset puts config bytes back, the driver that wrote
- * 0 is the one that changed them: the generation stays.
+ * Status was written 0: back to power-on (2.1.2, 4.2.2). If the device's reset puts config bytes
+ * back, the driver that wrote 0 is the one that changed them: the generation stays.
  */
 static void device_reset(struct virtio_mmio *mmio)
 {

@@ -2,9 +2,10 @@
 /*
  * The virtio-mmio transport, version 2. Source: VIRTIO 1.2, section 4.2.
  *
- * The registers are an array of words laid out as the guest sees the page, always up to date: a read is a load from the array. That
- * is so that the array can later be mapped into the guest read-only. InterruptStatus bit 0 (used buffer) therefore always
- * reads 1: vhost interrupts without the VMM's knowledge, and the driver looks at the rings only if it is set.
+ * The registers are an array of words laid out as the guest sees the page, always up to date: a
+ * read is a load from the array. That is so that the array can later be mapped into the guest
+ * read-only. InterruptStatus bit 0 (used buffer) therefore always reads 1: vhost interrupts without
+ * the VMM's knowledge, and the driver looks at the rings only if it is set.
  */
 #ifndef VIRTIO_MMIO_H
 #define VIRTIO_MMIO_H
@@ -38,32 +39,41 @@ struct virtio_mmio {
 };
 
 /*
- * Puts @dev at power-on state behind slot @i of @vm: register range on the MMIO bus, one ioeventfd a queue (datamatch =
- * queue index), the line's irqfd. 0 or -errno; undoes itself.
+ * Puts @dev at power-on state behind slot @i of @vm: register range on the MMIO bus, one ioeventfd
+ * a queue (datamatch = queue index), the line's irqfd. 0 or -errno; undoes itself.
  */
 int virtio_mmio_attach(struct virtio_mmio *mmio, struct virtio_dev *dev, struct vm *vm,
 		       unsigned int i);
 
 /*
- * Resets the device and undoes attach, but for the bus and the interrupt line, which go with @vm. vCPUs are stopped; on the loop's
- * thread, or when the loop does not run.
+ * Resets the device and undoes attach, but for the bus and the interrupt line, which go with @vm.
+ * vCPUs are stopped; on the loop's thread, or when the loop does not run.
  */
 void virtio_mmio_detach(struct virtio_mmio *mmio);
 
 /*
- * The register file alone, for attach and for tests: no KVM, no bus. @loop may be NULL in tests: then nobody reads the kick eventfds,
- * but mmio->kick[q].fn can be called. 0 or -errno; logs; undoes itself.
+ * The register file alone, for attach and for tests: no KVM, no bus. @loop may be NULL in tests:
+ * then nobody reads the kick eventfds, but mmio->kick[q].fn can be called. 0 or -errno; logs;
+ * undoes itself.
  */
 int virtio_mmio_init(struct virtio_mmio *mmio, struct virtio_dev *dev, struct memory *mem,
 		     struct event_loop *loop, struct irq_line *irq);
 
-/* Resets the device and closes the kick eventfds. On the loop's thread, or when the loop does not run. */
+/*
+ * Resets the device and closes the kick eventfds. On the loop's thread, or when the loop does not
+ * run.
+ */
 void virtio_mmio_fini(struct virtio_mmio *mmio);
 
-/* The register access of a vCPU; a bus_fn with the struct virtio_mmio as @opaque. Takes dev->lock. */
+/*
+ * The register access of a vCPU; a bus_fn with the struct virtio_mmio as @opaque. Takes dev->lock.
+ */
 void virtio_mmio_access(void *opaque, uint64_t offset, uint8_t *data, unsigned int len, bool write);
 
-/* For virtio.c alone: DEVICE_NEEDS_RESET and its interrupt. False when it was set already. Any thread. */
+/*
+ * For virtio.c alone: DEVICE_NEEDS_RESET and its interrupt. False when it was set already. Any
+ * thread.
+ */
 bool virtio_mmio_needs_reset(struct virtio_mmio *mmio);
 
 /* For virtio.c alone: @len bytes of dev->config at @offset have changed. dev->lock held. */

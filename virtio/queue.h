@@ -2,9 +2,10 @@
 /*
  * The device's side of a split virtqueue. Source: Virtual I/O Device (VIRTIO) 1.2, section 2.7.
  *
- * Rings are validated once, when the driver sets DRIVER_OK (queue_activate), and every index after that. What the driver wrote
- * is read once, into a local, and the local is checked. A malformed ring makes the queue broken: queue_pop()
- * answers -EIO from then on and the device sets DEVICE_NEEDS_RESET.
+ * Rings are validated once, when the driver sets DRIVER_OK (queue_activate), and every index after
+ * that. What the driver wrote is read once, into a local, and the local is checked. A malformed
+ * ring makes the queue broken: queue_pop() answers -EIO from then on and the device sets
+ * DEVICE_NEEDS_RESET.
  *
  * A queue has one user at a time (the event loop, or the device's own thread): no lock in here.
  */
@@ -54,27 +55,35 @@ struct queue_chain {
 void queue_reset(struct queue *q);
 
 /*
- * Checks size (power of two, 1 to QUEUE_MAX_SIZE), alignment (16, 2, 4), that each ring lies wholly in RAM and that none overlaps
- * another, and makes the queue usable. @features: what the driver acknowledged. 0, or -EINVAL with a rate-limited line.
+ * Checks size (power of two, 1 to QUEUE_MAX_SIZE), alignment (16, 2, 4), that each ring lies wholly
+ * in RAM and that none overlaps another, and makes the queue usable. @features: what the driver
+ * acknowledged. 0, or -EINVAL with a rate-limited line.
  */
 int queue_activate(struct queue *q, struct memory *mem, uint64_t features);
 
 /*
- * Takes the next available chain. 1: @chain is filled, with at least one buffer and none of length 0, each wholly in RAM; 0: none,
- * or the queue is not active; -EIO: the ring is malformed and the queue broken (said once, rate-limited).
+ * Takes the next available chain. 1: @chain is filled, with at least one buffer and none of length
+ * 0, each wholly in RAM; 0: none, or the queue is not active; -EIO: the ring is malformed and the
+ * queue broken (said once, rate-limited).
  */
 int queue_pop(struct queue *q, struct queue_chain *chain);
 
-/* Gives the last popped chain back unprocessed (it will be popped again). Only the newest, in order. */
+/*
+ * Gives the last popped chain back unprocessed (it will be popped again). Only the newest, in
+ * order.
+ */
 void queue_unpop(struct queue *q, uint16_t head);
 
 /*
- * Returns a chain with @len bytes written to its in part; @len is cut to that part's length. A head that is not
- * in flight is refused, and nothing is written to a queue that is broken or not active.
+ * Returns a chain with @len bytes written to its in part; @len is cut to that part's length. A head
+ * that is not in flight is refused, and nothing is written to a queue that is broken or not active.
  */
 void queue_push(struct queue *q, uint16_t head, uint32_t len);
 
-/* After a batch of pushes (false without one): must the driver be interrupted? Honours EVENT_IDX and NO_INTERRUPT. */
+/*
+ * After a batch of pushes (false without one): must the driver be interrupted? Honours EVENT_IDX
+ * and NO_INTERRUPT.
+ */
 bool queue_wants_interrupt(struct queue *q);
 
 /*
@@ -83,7 +92,10 @@ bool queue_wants_interrupt(struct queue *q);
 bool queue_enable_kicks(struct queue *q);
 void queue_disable_kicks(struct queue *q);
 
-/* Bytes from / to a chain's out / in part at an offset; returns how many were copied (bounded by the chain). */
+/*
+ * Bytes from / to a chain's out / in part at an offset; returns how many were copied (bounded by
+ * the chain).
+ */
 uint64_t queue_chain_read(const struct queue_chain *chain, uint64_t offset, void *buf, uint64_t len);
 uint64_t queue_chain_write(const struct queue_chain *chain, uint64_t offset, const void *buf, uint64_t len);
 

@@ -2,15 +2,16 @@
 /*
  * What a virtio device is to its transport, and the transport to a device.
  *
- * A device embeds struct virtio_dev and fills in ops, id, features, config and queue count; it knows neither the transport nor the VM.
- * It lives as long as the host's resources behind it (across resets of the guest); a transport is
- * attached to it each time a machine is built.
+ * A device embeds struct virtio_dev and fills in ops, id, features, config and queue count; it
+ * knows neither the transport nor the VM. It lives as long as the host's resources behind it
+ * (across resets of the guest); a transport is attached to it each time a machine is built.
  *
- * Locks: dev->lock guards the register file's compound state, the device's state and the queues that the event
- * loop serves. It is taken by the transport on a vCPU thread and by the event loop before ops are called, so every op runs with
- * it held. A queue that a thread of the device or the kernel serves (own_kicks) is that thread's alone between activate and reset; such
- * a thread must not take dev->lock, since reset joins it with the lock held.
- * virtio_signal() and virtio_broken() take no lock.
+ * Locks: dev->lock guards the register file's compound state, the device's state and the queues
+ * that the event loop serves. It is taken by the transport on a vCPU thread and by the event loop
+ * before ops are called, so every op runs with it held. A queue that a thread of the device or the
+ * kernel serves (own_kicks) is that thread's alone between activate and reset; such a thread must
+ * not take dev->lock, since reset waits for it with the lock held. virtio_signal() and virtio_broken()
+ * take no lock.
  */
 #ifndef VIRTIO_VIRTIO_H
 #define VIRTIO_VIRTIO_H
@@ -34,33 +35,36 @@ struct virtio_ops {
 	const char *name; /* "virtio-blk" */
 
 	/*
-	 * DRIVER_OK: dev->acked is set, all ready queues are validated and active. 0 or -errno: the device then NEEDS_RESET, and
-	 * reset is called at once. Each active queue gets a first kick afterwards, for what the driver put there before.
+	 * DRIVER_OK: dev->acked is set, all ready queues are validated and active. 0 or -errno: the
+	 * device then NEEDS_RESET, and reset is called at once. Each active queue gets a first kick
+	 * afterwards, for what the driver put there before.
 	 */
 	int (*activate)(struct virtio_dev *dev);
 
 	/*
-	 * When it returns nothing of the device or behind it touches guest memory any more. Also called when never activated. What
-	 * the driver changed in dev->config is put back here, by plain stores: the transport shows it afterwards, with no interrupt.
+	 * When it returns nothing of the device or behind it touches guest memory any more. Also
+	 * called when never activated. What the driver changed in dev->config is put back here, by
+	 * plain stores: the transport shows it afterwards, with no interrupt.
 	 */
 	void (*reset)(struct virtio_dev *dev);
 
 	/*
-	 * The driver kicked queue @q, which is active, of a device that is, and does not NEED_RESET. Event-loop thread, which all
-	 * devices of the guest share: bounded work (about a millisecond), then virtio_kick() for the rest.
+	 * The driver kicked queue @q, which is active, of a device that is, and does not
+	 * NEED_RESET. Event-loop thread, which all devices of the guest share: bounded work (about
+	 * a millisecond), then virtio_kick() for the rest.
 	 */
 	void (*kick)(struct virtio_dev *dev, unsigned int q);
 
 	/*
-	 * The driver wrote to the config space, within its length; dev->config is not changed by the transport, which shows the
-	 * driver what this leaves there. May be NULL.
+	 * The driver wrote to the config space, within its length; dev->config is not changed by
+	 * the transport, which shows the driver what this leaves there. May be NULL.
 	 */
 	void (*config_write)(struct virtio_dev *dev, unsigned int offset, const uint8_t *data,
 			     unsigned int len);
 
 	/*
-	 * QueueReset of one queue: as reset, for it alone. When the driver sets it up again, it is active and gets a kick, nothing
-	 * else. NULL: RING_RESET is not offered.
+	 * QueueReset of one queue: as reset, for it alone. When the driver sets it up again, it is
+	 * active and gets a kick, nothing else. NULL: RING_RESET is not offered.
 	 */
 	void (*queue_reset)(struct virtio_dev *dev, unsigned int q);
 
@@ -90,8 +94,9 @@ struct virtio_dev {
 };
 
 /*
- * Sets what is given, the lock and the transport's side. @dev was zeroed, and the device sets the rest (features, config,
- * queue_max, own_kicks) before or after, but before a transport is attached.
+ * Sets what is given, the lock and the transport's side. @dev was zeroed, and the device sets the
+ * rest (features, config, queue_max, own_kicks) before or after, but before a transport is
+ * attached.
  */
 void virtio_dev_init(struct virtio_dev *dev, const struct virtio_ops *ops, uint32_t id,
 		     unsigned int nr_queues);
@@ -106,25 +111,34 @@ static inline bool virtio_acked(const struct virtio_dev *dev, unsigned int bit)
 void virtio_signal(struct virtio_dev *dev, unsigned int q);
 
 /*
- * Replaces config bytes as one change: ConfigGeneration moves once, the driver gets a configuration-change
- * interrupt when it runs. dev->lock held.
+ * Replaces config bytes as one change: ConfigGeneration moves once, the driver gets a
+ * configuration-change interrupt when it runs. dev->lock held.
  */
 void virtio_config_change(struct virtio_dev *dev, unsigned int offset, const void *data,
 			  unsigned int len);
 
-/* The driver broke the rules: DEVICE_NEEDS_RESET, a configuration-change interrupt, once. Any thread. */
+/*
+ * The driver broke the rules: DEVICE_NEEDS_RESET, a configuration-change interrupt, once. Any
+ * thread.
+ */
 void virtio_broken(struct virtio_dev *dev, const char *why);
 
 /*
- * As if the driver had kicked queue @q: ops->kick runs at the loop's next turn. A device that has done its share of one turn
- * (see kick) ends it so. Any thread.
+ * As if the driver had kicked queue @q: ops->kick runs at the loop's next turn. A device that has
+ * done its share of one turn (see kick) ends it so. Any thread.
  */
 void virtio_kick(struct virtio_dev *dev, unsigned int q);
 
-/* The eventfd that the driver's kicks of queue @q come on; the transport's. For those that read it themselves (own_kicks). */
+/*
+ * The eventfd that the driver's kicks of queue @q come on; the transport's. For those that read it
+ * themselves (own_kicks).
+ */
 int virtio_kick_fd(const struct virtio_dev *dev, unsigned int q);
 
-/* The eventfd that interrupts the driver, shared with the devices of the same line; the transport's. */
+/*
+ * The eventfd that interrupts the driver, shared with the devices of the same line; the
+ * transport's.
+ */
 int virtio_call_fd(const struct virtio_dev *dev);
 
 #endif

@@ -2,7 +2,8 @@
 /*
  * Who answers at which address: port I/O and MMIO, one struct bus each.
  *
- * Ranges are added while the machine is built and never change while vCPUs run, so a look-up takes no lock.
+ * Ranges are added while the machine is built and never change while vCPUs run, so a look-up takes
+ * no lock.
  */
 #ifndef VM_BUS_H
 #define VM_BUS_H
@@ -14,7 +15,8 @@
 
 /*
  * One access of @len bytes (1, 2, 4 or 8) at @offset into the range. @data holds the value in guest
- * byte order (little-endian); on a read it comes zeroed. Runs on a vCPU thread: takes the device's lock, never blocks.
+ * byte order (little-endian); on a read it comes zeroed. Runs on a vCPU thread: takes the device's
+ * lock, never blocks.
  */
 typedef void bus_fn(void *opaque, uint64_t offset, uint8_t *data, unsigned int len, bool write);
 
@@ -36,8 +38,8 @@ int bus_add(struct bus *bus, uint64_t base, uint64_t size, bus_fn *fn, void *opa
 	    const char *name);
 
 /*
- * Passes the access to the range that holds all of it. False when there is none (the caller answers as a
- * floating bus: all ones to a read, nothing to a write).
+ * Passes the access to the range that holds all of it. False when there is none (the caller answers
+ * as a floating bus: all ones to a read, nothing to a write).
  */
 bool bus_access(const struct bus *bus, uint64_t addr, uint8_t *data, unsigned int len, bool write);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The text of a configuration file: "[section]" lines, "key = value" lines, "#" comments. What the keys mean is the
- * caller's business.
+ * The text of a configuration file: "[section]" lines, "key = value" lines, "#" comments. What the
+ * keys mean is the caller's business.
  */
 #ifndef VM_CONF_H
 #define VM_CONF_H
@@ -25,7 +25,8 @@ typedef int conf_fn(void *opaque, const struct conf_line *line);
 
 /*
  * Reads @file and calls @fn for each section and key. Stops at the first error. 0 or -errno; logs
- * with file and line: no "=", an empty key, a NUL, a line over 4095 bytes, a file over CONF_MAX_SIZE.
+ * with file and line: no "=", an empty key, a NUL, a line over 4095 bytes, a file over
+ * CONF_MAX_SIZE.
  */
 int conf_read(const char *file, conf_fn *fn, void *opaque);
 

@@ -1115,7 +1115,9 @@ static bool stop_writer(struct console *c, unsigned int drain_ms)
 	}
 	c->stop = true;
 	poke(c->kick_fd);
-	/* In short waits: one long one is over at once when the whole host stood still meanwhile. */
+	/*
+	 * In short waits: one long one is over at once when the whole host stood still meanwhile.
+	 */
 	for (unsigned int i = 0; i < CLOSE_WAITS && !c->exited; i++) {
 		deadline_in(&ts, CLOSE_MS / CLOSE_WAITS);
 		pthread_cond_timedwait(&c->progress, &c->lock, &ts);

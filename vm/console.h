@@ -21,10 +21,16 @@ struct event_loop;
 /* What a sender that can wait leaves to one that can't. */
 #define CONSOLE_RESERVE 4096
 
-/* Takes up to @len bytes of input, returns how many it took; the rest is offered again after console_resume_input(). */
+/*
+ * Takes up to @len bytes of input, returns how many it took; the rest is offered again after
+ * console_resume_input().
+ */
 typedef size_t console_input_fn(void *opaque, const uint8_t *buf, size_t len);
 
-/* There is room in the ring again, after a console_write() that took less than it was given. Event-loop thread. */
+/*
+ * There is room in the ring again, after a console_write() that took less than it was given.
+ * Event-loop thread.
+ */
 typedef void console_room_fn(void *opaque);
 
 /* The user typed Ctrl-A and then @key ('x': end the guest). Event-loop thread. */
@@ -41,24 +47,27 @@ struct console_sink {
 };
 
 /*
- * @spec: "stdio", "null", "file=PATH" (appended, O_APPEND), "pty" (its name is logged), "unix=PATH" (a listener; one
- * client at a time). stdio makes a terminal raw until console_close(), every exit path and fatal
- * signals included. 0 or -errno; logs. -EINVAL for an unknown spec.
+ * @spec: "stdio", "null", "file=PATH" (appended, O_APPEND), "pty" (its name is logged), "unix=PATH"
+ * (a listener; one client at a time). stdio makes a terminal raw until console_close(), every exit
+ * path and fatal signals included. 0 or -errno; logs. -EINVAL for an unknown spec.
  */
 int console_open(struct console **console, const char *spec, struct event_loop *loop);
 
-/* Puts the terminal back, gives the output ring up to @drain_ms to empty, ends the thread. NULL is fine. */
+/*
+ * Puts the terminal back, gives the output ring up to @drain_ms to empty, ends the thread. NULL is
+ * fine.
+ */
 void console_close(struct console *console, unsigned int drain_ms);
 
 /*
- * Queues output; never blocks. Returns how many bytes fit; the caller keeps the rest (and is told by its sink's
- * room callback) or drops them with console_drop(). Any thread.
+ * Queues output; never blocks. Returns how many bytes fit; the caller keeps the rest (and is told
+ * by its sink's room callback) or drops them with console_drop(). Any thread.
  */
 size_t console_write(struct console *console, const void *buf, size_t len);
 
 /*
- * How much console_write() would take now; less than CONSOLE_RESERVE also asks for the room callback, which comes when
- * half of the ring is free.
+ * How much console_write() would take now; less than CONSOLE_RESERVE also asks for the room
+ * callback, which comes when half of the ring is free.
  */
 size_t console_room(struct console *console);
 
@@ -66,12 +75,14 @@ size_t console_room(struct console *console);
 void console_drop(struct console *console, size_t len);
 
 /*
- * Input goes to the sink attached last that is active. Serial ports attach at build time; a virtio console raises its
- * own when its driver is ready and lowers it at reset. Sinks outlive the console or are detached; as with event_del(), a
- * call that was already chosen may still come once after a detach from another thread than the loop's.
+ * Input goes to the sink attached last that is active. Serial ports attach at build time; a virtio
+ * console raises its own when its driver is ready and lowers it at reset. Sinks outlive the console
+ * or are detached; as with event_del(), a call that was already chosen may still come once after a
+ * detach from another thread than the loop's.
  *
- * Sinks are called with no lock held. These three, console_write(), console_room() and console_drop() take a lock that is a
- * leaf: they may be called with a device's lock held. console_resume_input() only wakes the loop.
+ * Sinks are called with no lock held. These three, console_write(), console_room() and
+ * console_drop() take a lock that is a leaf: they may be called with a device's lock held.
+ * console_resume_input() only wakes the loop.
  */
 void console_attach(struct console *console, const struct console_sink *sink);
 void console_detach(struct console *console, const struct console_sink *sink);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The event loop: one thread that waits with epoll and calls back. Devices, consoles, signals and the control
- * socket live on it. Callbacks must not block.
+ * The event loop: one thread that waits with epoll and calls back. Devices, consoles, signals and
+ * the control socket live on it. Callbacks must not block.
  */
 #ifndef VM_EVENT_H
 #define VM_EVENT_H
@@ -40,9 +40,10 @@ int event_add(struct event_loop *loop, struct event *ev, uint32_t events);
 int event_mod(struct event_loop *loop, struct event *ev, uint32_t events);
 
 /*
- * After this returns no new call to ev->fn starts if it is called on the loop's thread; called from another
- * thread, a call that was already chosen may still come once, so the struct must outlive the loop's run and
- * the callback must check its device's state under the device's lock. Not added: does nothing.
+ * After this returns no new call to ev->fn starts if it is called on the loop's thread; called from
+ * another thread, a call that was already chosen may still come once, so the struct must outlive
+ * the loop's run and the callback must check its device's state under the device's lock. Not added:
+ * does nothing.
  */
 void event_del(struct event_loop *loop, struct event *ev);
 

@@ -32,7 +32,10 @@ struct kvm_cap {
  */
 int kvm_ioctl_raw(int fd, unsigned long request, void *arg);
 
-/* As kvm_ioctl_raw(), but goes on after EINTR (not for KVM_RUN, then), and logs "NAME: ERRNO" on failure. */
+/*
+ * As kvm_ioctl_raw(), but goes on after EINTR (not for KVM_RUN, then), and logs "NAME: ERRNO" on
+ * failure.
+ */
 int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg);
 
 /* The argument's size must be the request's, checked when this is compiled. */

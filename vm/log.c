@@ -57,8 +57,8 @@ void log_set_crlf(bool on)
 }
 
 /*
- * Has the reader of a pipe or terminal stopped? Then the line is lost: a guest can provoke lines, and
- * no thread may hang on them. Other files don't wait, and some can't be asked (/dev/kmsg).
+ * Has the reader of a pipe or terminal stopped? Then the line is lost: a guest can provoke lines,
+ * and no thread may hang on them. Other files don't wait, and some can't be asked (/dev/kmsg).
  */
 static bool log_stuck(int fd)
 {

@@ -15,8 +15,9 @@
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
 /*
- * A call site's budget: LOG_BURST lines in an interval, the rest counted. The interval doubles while lines are held back, up to
- * LOG_INTERVAL_MAX_MS, so that a guest which provokes them for days fills no disk.
+ * A call site's budget: LOG_BURST lines in an interval, the rest counted. The interval doubles
+ * while lines are held back, up to LOG_INTERVAL_MAX_MS, so that a guest which provokes them for
+ * days fills no disk.
  */
 #define LOG_BURST	    5
 #define LOG_INTERVAL_MS	    5000

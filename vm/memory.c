@@ -19,8 +19,8 @@ void memory_init(struct memory *mem, int vm_fd)
 }
 
 /*
- * Guest RAM that is aligned as the guest sees it, so that one huge page of the host is one of the guest. The
- * space to find the alignment in is given back.
+ * Guest RAM that is aligned as the guest sees it, so that one huge page of the host is one of the
+ * guest. The space to find the alignment in is given back.
  */
 static uint8_t *map_anon(uint64_t size)
 {
@@ -82,7 +82,9 @@ int memory_add_ram(struct memory *mem, uint64_t gpa, uint64_t size, enum memory_
 						  : "check ulimit -v and vm.overcommit_memory");
 		return ret;
 	}
-	/* Advice only: a kernel without transparent huge pages or with core dumps off says EINVAL. */
+	/*
+	 * Advice only: a kernel without transparent huge pages or with core dumps off says EINVAL.
+	 */
 	if (backing == MEMORY_ANON)
 		madvise(hva, size, MADV_HUGEPAGE);
 	madvise(hva, size, MADV_DONTDUMP);

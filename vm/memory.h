@@ -2,9 +2,9 @@
 /*
  * Guest-physical memory: the regions, their KVM slots, and the one door to guest RAM.
  *
- * Everything that touches guest RAM asks memory_ptr() with a length. A pointer that it returns stays
- * good until memory_fini(). What lies behind it is shared with a running guest: read each field
- * once into a local, check the local.
+ * Everything that touches guest RAM asks memory_ptr() with a length. A pointer that it returns
+ * stays good until memory_fini(). What lies behind it is shared with a running guest: read each
+ * field once into a local, check the local.
  */
 #ifndef VM_MEMORY_H
 #define VM_MEMORY_H
@@ -34,8 +34,8 @@ enum memory_backing { MEMORY_ANON, MEMORY_HUGETLB };
 void memory_init(struct memory *mem, int vm_fd);
 
 /*
- * Maps @size bytes of RAM (private anonymous or hugetlb, not reserved, not touched, left out of core
- * dumps, transparent huge pages asked for) and gives them to KVM at @gpa. Returns 0 or -errno:
+ * Maps @size bytes of RAM (private anonymous or hugetlb, not reserved, not touched, left out of
+ * core dumps, transparent huge pages asked for) and gives them to KVM at @gpa. Returns 0 or -errno:
  * -EINVAL for bad alignment or wrap, -EEXIST for an overlap, -ENOSPC when regions run out. Logs.
  */
 int memory_add_ram(struct memory *mem, uint64_t gpa, uint64_t size, enum memory_backing backing);

@@ -6,7 +6,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A bus_fn whose @opaque is the struct vm: reads the supported events, a write of one ends the guest as crashed. */
+/*
+ * A bus_fn whose @opaque is the struct vm: reads the supported events, a write of one ends the
+ * guest as crashed.
+ */
 void pvpanic_access(void *opaque, uint64_t offset, uint8_t *data, unsigned int len, bool write);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The process's own terminal: raw while a console has it, put back on every way out of the process, and left alone while
- * the process is in the background. There is one, for whoever claims it first.
+ * The process's own terminal: raw while a console has it, put back on every way out of the process,
+ * and left alone while the process is in the background. There is one, for whoever claims it first.
  */
 #ifndef VM_TERMINAL_H
 #define VM_TERMINAL_H
@@ -18,9 +18,10 @@
 bool terminal_claim(void);
 
 /*
- * Makes @fd, a terminal, raw, and hooks the signals that end the process (where the default stands: whoever has a handler of
- * his own calls terminal_restore()), SIGWINCH and SIGCONT. @wake_fd, an eventfd, is written after those two. Both descriptors
- * stay the caller's until terminal_close(). False: as terminal_set_raw().
+ * Makes @fd, a terminal, raw, and hooks the signals that end the process (where the default stands:
+ * whoever has a handler of his own calls terminal_restore()), SIGWINCH and SIGCONT. @wake_fd, an
+ * eventfd, is written after those two. Both descriptors stay the caller's until terminal_close().
+ * False: as terminal_set_raw().
  */
 bool terminal_open(int fd, int wake_fd);
 void terminal_close(void);

@@ -131,9 +131,10 @@ static void *vcpu_thread(void *opaque)
 			go_on = handle_exit(vcpu);
 		} else if (ret == -EINTR || ret == -EAGAIN) {
 			/*
-			 * Kicked. exit_reason is the last exit's and must not be looked at. The flag goes
-			 * down before vm->stop is read again; the kicker sets them in the other order,
-			 * so a kick that comes now is seen here or by the next KVM_RUN.
+			 * Kicked. exit_reason is the last exit's and must not be looked at. The
+			 * flag goes down before vm->stop is read again; the kicker sets them in the
+			 * other order, so a kick that comes now is seen here or by the next
+			 * KVM_RUN.
 			 */
 			__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 		} else {
@@ -153,7 +154,10 @@ int vcpu_start(struct vcpu *vcpu)
 	char name[16];
 	int ret;
 
-	/* The thread inherits the mask: all signals are the event loop's but the kick and the faults. */
+	/*
+	 * The thread inherits the mask: all signals are the event loop's but the kick and the
+	 * faults.
+	 */
 	sigfillset(&all);
 	sigdelset(&all, KICK_SIGNAL);
 	sigdelset(&all, SIGSEGV);

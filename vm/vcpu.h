@@ -3,7 +3,8 @@
  * A vCPU and its thread.
  *
  * A kick is a signal plus immediate_exit: the flag catches the moment before KVM_RUN, the signal a
- * vCPU inside it. EINTR from KVM_RUN is an outcome of its own: the exit_reason is then the last one's and is not looked at.
+ * vCPU inside it. EINTR from KVM_RUN is an outcome of its own: the exit_reason is then the last
+ * one's and is not looked at.
  */
 #ifndef VM_VCPU_H
 #define VM_VCPU_H

@@ -2,8 +2,9 @@
 /*
  * The virtual machine: one VM file descriptor and what hangs on it.
  *
- * A struct vm lives from one reset of the guest to the next: reset destroys it and builds a new one by the same function
- * (cmd/machine.c). What belongs to the host (consoles, disks, the vhost fd) outlives it.
+ * A struct vm lives from one reset of the guest to the next: reset destroys it and builds a new one
+ * by the same function (cmd/machine.c). What belongs to the host (consoles, disks, the vhost fd)
+ * outlives it.
  */
 #ifndef VM_VM_H
 #define VM_VM_H
@@ -47,8 +48,8 @@ struct vm {
 };
 
 /*
- * Creates the VM, its interrupt controller, RAM (@ram_size bytes around the architecture's hole) and
- * vCPUs, none running. @kvm and @loop stay the caller's. 0 or -errno; logs; undoes itself.
+ * Creates the VM, its interrupt controller, RAM (@ram_size bytes around the architecture's hole)
+ * and vCPUs, none running. @kvm and @loop stay the caller's. 0 or -errno; logs; undoes itself.
  */
 int vm_create(struct vm *vm, struct kvm *kvm, struct event_loop *loop, unsigned int nr_vcpus,
 	      uint64_t ram_size, enum memory_backing backing);
@@ -56,7 +57,7 @@ int vm_create(struct vm *vm, struct kvm *kvm, struct event_loop *loop, unsigned 
 /* Starts one thread a vCPU. 0 or -errno; on failure those that started are stopped again. */
 int vm_start(struct vm *vm);
 
-/* Kicks every vCPU out of the guest and joins its thread. */
+/* Kicks every vCPU out of the guest and joins its thread. For good: there is no start after it. */
 void vm_stop(struct vm *vm);
 
 /* vm_stop() if need be, then frees all. Devices must be detached before. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * virtio-vsock, whose data path is the kernel's vhost. Source: VIRTIO 1.2, section 5.10; Linux include/uapi/linux/vhost.h.
+ * virtio-vsock, whose data path is the kernel's vhost. Source: VIRTIO 1.2, section 5.10; Linux
+ * include/uapi/linux/vhost.h.
  */
 #ifndef VSOCK_VSOCK_H
 #define VSOCK_VSOCK_H
@@ -10,8 +11,8 @@
 struct virtio_dev;
 
 /*
- * Opens /dev/vhost-vsock and claims @cid at once (a taken one is -EADDRINUSE, said by name); held until destroy, across resets.
- * CIDs below 3 and 0xffffffff are -EINVAL. 0 or -errno; logs.
+ * Opens /dev/vhost-vsock and claims @cid at once (a taken one is -EADDRINUSE, said by name); held
+ * until destroy, across resets. CIDs below 3 and 0xffffffff are -EINVAL. 0 or -errno; logs.
  */
 int vsock_create(struct virtio_dev **dev, uint64_t cid);
 

@@ -830,8 +830,9 @@ static int write_gdt(struct memory *mem)
 }
 
 /*
- * Linux thinks that a hardware-reduced machine restarts by EFI. Without EFI it tries the BIOS next: in real mode it jumps
- * to F000:FFF0, and would run on through zeros. There is no BIOS, but there is the reset register.
+ * Linux thinks that a hardware-reduced machine restarts by EFI. Without EFI it tries the BIOS next:
+ * in real mode it jumps to F000:FFF0, and would run on through zeros. There is no BIOS, but there
+ * is the reset register.
  */
 static int write_bios_entry(struct memory *mem)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The machine's small devices on ports: power control and GED, CMOS clock, i8042 reset, POST and debug ports. */
+/*
+ * The machine's small devices on ports: power control and GED, CMOS clock, i8042 reset, POST and
+ * debug ports.
+ */
 #ifndef ARCH_X86_64_PLATFORM_H
 #define ARCH_X86_64_PLATFORM_H
 

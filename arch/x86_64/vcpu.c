@@ -13,7 +13,10 @@
 #include "vm/vcpu.h"
 #include "vm/vm.h"
 
-/* Source of the numbers: Intel SDM volumes 2A (CPUID), 3A (control registers) and 4 (MSRs), AMD APM volume 3. */
+/*
+ * Source of the numbers: Intel SDM volumes 2A (CPUID), 3A (control registers) and 4 (MSRs), AMD APM
+ * volume 3.
+ */
 #define CPUID_ENTRIES 256
 
 #define CR0_PE (1u << 0)
@@ -59,7 +62,10 @@ static void set_topology(struct kvm_cpuid_entry2 *e, unsigned int id, unsigned i
 	case 0x4:
 		if (!(e->eax & 0x1f))
 			break;
-		/* cores in the package; a cache of level 3 is shared by all, the others by one thread */
+		/*
+		 * cores in the package; a cache of level 3 is shared by all, the others by one
+		 * thread
+		 */
 		e->eax &= 0x00003fff;
 		e->eax |= ((1u << shift) - 1) << 26;
 		if ((e->eax >> 5 & 7) >= 3)
@@ -115,7 +121,9 @@ static struct kvm_cpuid_entry2 *find(struct kvm_cpuid2 *cpuid, uint32_t function
 	return NULL;
 }
 
-/* A leaf with subleaves that KVM left out or cut short is completed, so that the guest sees it end. */
+/*
+ * A leaf with subleaves that KVM left out or cut short is completed, so that the guest sees it end.
+ */
 static void add_subleaves(struct kvm_cpuid2 *cpuid, uint32_t function, unsigned int nr)
 {
 	bool have[4] = { false };
@@ -171,8 +179,8 @@ static int set_cpuid(struct vcpu *vcpu)
 				e->ecx |= 1u << 24;
 		}
 		/*
-		 * VMX and SVM are offered where the host lets guests nest. A guest of an appliance has no use for them, and the
-		 * host's kernel behind them is a large surface.
+		 * VMX and SVM are offered where the host lets guests nest. A guest of an appliance
+		 * has no use for them, and the host's kernel behind them is a large surface.
 		 */
 		if (e->function == 0x1)
 			e->ecx &= ~(1u << 5);

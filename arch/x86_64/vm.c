@@ -32,14 +32,15 @@ static const struct kvm_cap caps[] = {
 const struct kvm_cap *const arch_kvm_caps = caps;
 
 /*
- * What this machine's kernels are told before the user's words: the serial port is the console, there is one of it, a panic
- * restarts, and there is no PCI to look for.
+ * What this machine's kernels are told before the user's words: the serial port is the console,
+ * there is one of it, a panic restarts, and there is no PCI to look for.
  */
 static const char own_words[] = "console=ttyS0 8250.nr_uarts=1 panic=1 pci=off";
 
 /*
- * KVM's interrupt controllers start with every line open. A hardware-reduced kernel never touches them, so a device's
- * pulse would reach it as vector 0 and up, an exception: mask all lines, as firmware does.
+ * KVM's interrupt controllers start with every line open. A hardware-reduced kernel never touches
+ * them, so a device's pulse would reach it as vector 0 and up, an exception: mask all lines, as
+ * firmware does.
  */
 static int mask_pic(struct vm *vm)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Any register accesses and any guest memory against the transport and a device that answers every chain. Input: operations of
- * one byte and its arguments.
+ * Any register accesses and any guest memory against the transport and a device that answers every
+ * chain. Input: operations of one byte and its arguments.
  */
 #include "virtio/mmio.h"
 
@@ -112,7 +112,10 @@ static void fuzz_kick(struct virtio_dev *dev, unsigned int n)
 
 	MUST(f->running && q->active && !(q->num & (q->num - 1)));
 	queue_disable_kicks(q);
-	/* A driver that offers as fast as the device answers (its buffer is the ring itself) has to wait for the next kick. */
+	/*
+	 * A driver that offers as fast as the device answers (its buffer is the ring itself) has to
+	 * wait for the next kick.
+	 */
 	while ((ret = queue_pop(q, &f->chain)) > 0 && i++ < 512) {
 		uint64_t len = queue_chain_read(&f->chain, 0, buf, sizeof(buf));
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A driver that writes anything into its rings, at any moment, against a device that takes and returns chains. The rings
- * lie in blocks of exactly their size, so that the sanitizer sees what is read or written outside.
+ * A driver that writes anything into its rings, at any moment, against a device that takes and
+ * returns chains. The rings lie in blocks of exactly their size, so that the sanitizer sees what is
+ * read or written outside.
  *
  * Input: a byte for the size, a byte of features, then operations of one byte and its arguments.
  */
@@ -138,7 +139,10 @@ static void copy(struct fuzz *f)
 	uint64_t offset = take(f, 2), len = take(f, 2) % 2048, n;
 	uint8_t buf[2048];
 
-	/* Only of a chain that is out: what f->chain says of another one is stale, but its memory is still there. */
+	/*
+	 * Only of a chain that is out: what f->chain says of another one is stale, but its memory
+	 * is still there.
+	 */
 	n = queue_chain_read(&f->chain, offset, buf, len);
 	MUST(n <= len && n <= f->chain.out_len);
 	memset(buf, 0x11, sizeof(buf));

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Holds an empty VM until it is killed. The nested host's kernel patches its own code when the first VM of all comes and
- * when the last one goes, and QEMU's emulation has been seen to lose a CPU in that: with this running there is nothing to patch.
+ * Holds an empty VM until it is killed. The nested host's kernel patches its own code when the
+ * first VM of all comes and when the last one goes, and QEMU's emulation has been seen to lose a
+ * CPU in that: with this running there is nothing to patch.
  */
 #include <fcntl.h>
 #include <stdio.h>

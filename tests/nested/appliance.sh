@@ -45,7 +45,7 @@ appliance() {
 		args+=(-f "$f:/etc/vinit/guests.d/${f##*/}")
 	done
 	: >"$tmp/agent"
-	scripts/nested -a "$ARCH" -m 1024 -c 2 -t "${limit:-150}" -l "$tmp/console" \
+	scripts/nested -a "$ARCH" -m 1024 -c 2 -t "${limit:-90}" -l "$tmp/console" \
 		-f "$tools/kvmhold:/t/kvmhold" -f tests/nested/host/appliance.sh:/t/agent -f "$tmp/disk:/t/disk" -f "$initrd:/guest/appliance" \
 		-f "$image:/guest/fast" -f "$tmp/vinit.conf:/etc/vinit/vinit.conf" "${args[@]}" \
 		-q "-serial file:$tmp/agent" "$@" </dev/null >"$tmp/out" 2>&1
@@ -107,7 +107,7 @@ conf unable poweroff <<'EOT'
 restart-limit = 2
 EOT
 sed -i 's|/guest/fast|/guest/missing|' "$tmp/guests/unable.conf"
-panics=1 limit=300 appliance life
+panics=1 limit=150 appliance life
 order 'vinit: guest guest: started' \
 	'guest: boot 0 random' 'guest: boot 1 random' 'guest: boot 1 data same' \
 	'vinit: guest guest: killed by signal 9 .*action: restart in 1 s' \

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A disk over a reset of the machine. Sector 0 says which half of the test this is: what was written and flushed before the reset is there
- * after it, and nothing else of the machine remembers anything.
+ * A disk over a reset of the machine. Sector 0 says which half of the test this is: what was
+ * written and flushed before the reset is there after it, and nothing else of the machine remembers
+ * anything.
  */
 #include "tests/payload/payload.h"
 #include "tests/payload/virtio.h"

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the loader hands over, printed for the script to compare, and checked as far as it can be from here. */
+/*
+ * What the loader hands over, printed for the script to compare, and checked as far as it can be
+ * from here.
+ */
 #include "tests/payload/payload.h"
 
 static bool sums_to_zero(uint64_t at, uint32_t len)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * All that a driver must not do, to every device that is there. Nothing of it may end the machine: at the end each device still works, or does so
- * after a reset, and the power goes off as always.
+ * All that a driver must not do, to every device that is there. Nothing of it may end the machine:
+ * at the end each device still works, or does so after a reset, and the power goes off as always.
  */
 #include "tests/payload/payload.h"
 #include "tests/payload/virtio.h"
@@ -41,7 +41,9 @@ static void random_registers(struct vdev *dev, unsigned int n)
 		uint32_t r = random32(), reg = r % 66 * 4;
 		uint32_t v = r >> 8 & 1 ? random32() : nasty[(r >> 9) % ARRAY_SIZE(nasty)];
 
-		/* Half of the time a step of the way to a running device, or it never gets there. */
+		/*
+		 * Half of the time a step of the way to a running device, or it never gets there.
+		 */
 		if (r >> 16 & 1) {
 			vdev_negotiate(dev, F_VERSION_1);
 			vdev_queue(dev, r >> 17 & 1, (uintptr_t)ring.desc + (r >> 20 & 0xf0),
@@ -131,7 +133,10 @@ static void storm(struct vdev *dev)
 	check(vdev_reset(dev), "kick and reset storms");
 }
 
-/* One malformed ring; @fill writes it. The device may refuse it or take no notice, but not die of it. */
+/*
+ * One malformed ring; @fill writes it. The device may refuse it or take no notice, but not die of
+ * it.
+ */
 static void bad_ring(struct vdev *dev, void (*fill)(void))
 {
 	vdev_reset(dev);
@@ -209,7 +214,10 @@ void payload_main(void)
 
 		dev = (struct vdev){ .base = machine_virtio_base(slot), .slot = slot, .ring = &ring };
 		id = read32(dev.base + R_DEVICE_ID);
-		/* The console's receive queue is looked at when there is input; the other one on every kick. */
+		/*
+		 * The console's receive queue is looked at when there is input; the other one on
+		 * every kick.
+		 */
 		dev.queue = id == ID_CONSOLE;
 		say("slot %u, device %u:\n", slot, id);
 		every_register(&dev);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The payloads' library: a guest without an operating system. Addresses are physical, memory is mapped one to one. What a payload
- * finds goes to the serial port, a line each: "ok WHAT", "FAIL WHAT: details"; the last line of a payload that came to its end is "done".
+ * The payloads' library: a guest without an operating system. Addresses are physical, memory is
+ * mapped one to one. What a payload finds goes to the serial port, a line each: "ok WHAT", "FAIL
+ * WHAT: details"; the last line of a payload that came to its end is "done".
  */
 #ifndef TESTS_PAYLOAD_PAYLOAD_H
 #define TESTS_PAYLOAD_PAYLOAD_H
@@ -18,7 +19,9 @@
 /* Each payload's own. Interrupts are on; it ends by done() or in its own way. */
 void payload_main(void);
 
-/* --- lib.c ---------------------------------------------------------------------------------------- */
+/*
+ * --- lib.c ----------------------------------------------------------------------------------------
+ */
 
 void *memset(void *to, int c, size_t n);
 void *memcpy(void *to, const void *from, size_t n);
@@ -54,7 +57,9 @@ uint32_t checksum(const uint8_t *p, uint64_t n);
 /* xorshift: the same numbers every run. */
 uint32_t random32(void);
 
-/* --- the architecture's part ---------------------------------------------------------------------- */
+/*
+ * --- the architecture's part ----------------------------------------------------------------------
+ */
 
 struct boot_range {
 	uint64_t base, size;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* mem=MIB: the map says so much, all of it is RAM at both ends of every range, and beyond it is nothing. */
+/*
+ * mem=MIB: the map says so much, all of it is RAM at both ends of every range, and beyond it is
+ * nothing.
+ */
 #include "tests/payload/payload.h"
 
 static bool touch(uint64_t at)

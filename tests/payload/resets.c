@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Resets itself n=N times and works every time as at the first. The number is kept on the disk (slot 0; slot 1 is an entropy device). At the
- * numbers pause1= and pause2= it waits for a byte from the console, so that somebody can look at the VMM meanwhile.
+ * Resets itself n=N times and works every time as at the first. The number is kept on the disk
+ * (slot 0; slot 1 is an entropy device). At the numbers pause1= and pause2= it waits for a byte
+ * from the console, so that somebody can look at the VMM meanwhile.
  */
 #include "tests/payload/payload.h"
 #include "tests/payload/virtio.h"

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Entropy device in slot 0: the kick goes in by ioeventfd, the interrupt comes by irqfd, on the pin that the slot has, once each. */
+/*
+ * Entropy device in slot 0: the kick goes in by ioeventfd, the interrupt comes by irqfd, on the pin
+ * that the slot has, once each.
+ */
 #include "tests/payload/payload.h"
 #include "tests/payload/virtio.h"
 
@@ -9,7 +12,10 @@
 static struct ring ring;
 static uint8_t buf[BYTES], first[BYTES];
 
-/* Kicks of an idle queue, with a stop before and after them so that somebody can count the VMM's exits. */
+/*
+ * Kicks of an idle queue, with a stop before and after them so that somebody can count the VMM's
+ * exits.
+ */
 static void kicks(struct vdev *dev, uint64_t n)
 {
 	say("before\n");

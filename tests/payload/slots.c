@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* n=N disks: each slot's device is the right one and interrupts on its slot's pin, alone and all at once. */
+/*
+ * n=N disks: each slot's device is the right one and interrupts on its slot's pin, alone and all at
+ * once.
+ */
 #include "tests/payload/payload.h"
 #include "tests/payload/virtio.h"
 

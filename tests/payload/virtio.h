@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A driver for one virtio-mmio device with split queues. Source: VIRTIO 1.2, sections 2.7, 3.1 and 4.2. */
+/*
+ * A driver for one virtio-mmio device with split queues. Source: VIRTIO 1.2, sections 2.7, 3.1 and
+ * 4.2.
+ */
 #ifndef TESTS_PAYLOAD_VIRTIO_H
 #define TESTS_PAYLOAD_VIRTIO_H
 
@@ -70,7 +73,10 @@ struct vdev {
 	uint16_t seen;	   /* used.idx up to which all is known */
 };
 
-/* Takes the device in @slot, its queue on @ring (cleared), DRIVER_OK; with @features and VERSION_1. False: says why. */
+/*
+ * Takes the device in @slot, its queue on @ring (cleared), DRIVER_OK; with @features and VERSION_1.
+ * False: says why.
+ */
 bool vdev_start(struct vdev *dev, unsigned int slot, struct ring *ring, uint64_t features);
 
 /* The steps of that. False when FEATURES_OK does not stay. */
@@ -102,7 +108,10 @@ int blk_do(struct vdev *dev, uint32_t type, uint64_t sector, void *data, uint32_
 /* One request for @len random bytes, waited for. How many came, or -1. */
 int64_t rng_do(struct vdev *dev, void *data, uint32_t len);
 
-/* Sends @len bytes to a console; the device's transmit queue is the one that is driven. False: not in the time. */
+/*
+ * Sends @len bytes to a console; the device's transmit queue is the one that is driven. False: not
+ * in the time.
+ */
 bool console_do(struct vdev *dev, const void *data, uint32_t len);
 
 #endif

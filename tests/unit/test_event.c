@@ -50,7 +50,9 @@ static void test_stop(void)
 	close_event(&ev);
 }
 
-/* A guest that is always faster than the loop must not keep it from its other work, SIGTERM's say. */
+/*
+ * A guest that is always faster than the loop must not keep it from its other work, SIGTERM's say.
+ */
 static void test_stop_before_run(void)
 {
 	struct event ev;

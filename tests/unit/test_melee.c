@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Several threads, as vCPUs are, against all devices at once, with the event loop and the disks' own threads beside them: registers, rings,
- * descriptors, kicks and resets at random, none waiting for another. Nothing may crash, hang, leave guest RAM or touch it after a reset; at the
- * end every device works. Built with -fsanitize=thread it also shows what lacks a lock (guest RAM is declared racy, which it is by nature).
+ * Several threads, as vCPUs are, against all devices at once, with the event loop and the disks'
+ * own threads beside them: registers, rings, descriptors, kicks and resets at random, none waiting
+ * for another. Nothing may crash, hang, leave guest RAM or touch it after a reset; at the end every
+ * device works. Built with -fsanitize=thread it also shows what lacks a lock (guest RAM is declared
+ * racy, which it is by nature).
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The virtio-mmio register file, register by register and state by state, on a device that notes its calls. */
+/*
+ * The virtio-mmio register file, register by register and state by state, on a device that notes
+ * its calls.
+ */
 #include "virtio/mmio.h"
 
 #include <endian.h>
@@ -21,7 +24,9 @@
 
 #define QUEUE_RESET 0x0c0 /* VIRTIO_MMIO_QUEUE_RESET of newer headers */
 
-/* --- KVM and the architecture, as far as the transport asks ----------------------------------------- */
+/*
+ * --- KVM and the architecture, as far as the transport asks -----------------------------------------
+ */
 
 static struct {
 	struct kvm_ioeventfd io[32];
@@ -58,7 +63,9 @@ void arch_virtio_slot(unsigned int i, struct arch_slot *slot)
 	*slot = (struct arch_slot){ .base = 0xd0000000 + 0x1000 * i, .size = 0x1000, .gsi = 5 + i };
 }
 
-/* --- a device ---------------------------------------------------------------------------------------- */
+/*
+ * --- a device ----------------------------------------------------------------------------------------
+ */
 
 #define NR_QUEUES 3
 #define RAM_GPA	  0x10000
@@ -212,7 +219,9 @@ static uint64_t interrupts(struct fake *f)
 	return drained(f->irq.fd);
 }
 
-/* --- a driver ---------------------------------------------------------------------------------------- */
+/*
+ * --- a driver ----------------------------------------------------------------------------------------
+ */
 
 static uint64_t rd_len(struct fake *f, uint64_t offset, unsigned int len)
 {
@@ -313,7 +322,9 @@ static void start(struct fake *f, uint64_t features)
 	CHECK_EQ(set_status(f, RUNNING), RUNNING);
 }
 
-/* --- tests ------------------------------------------------------------------------------------------- */
+/*
+ * --- tests -------------------------------------------------------------------------------------------
+ */
 
 static void power_on_registers(void)
 {
@@ -435,7 +446,10 @@ static void read_only_registers(void)
 	fake_free(f);
 }
 
-/* Writes to Status after a reset, and what it reads after each; want_features() comes before the first FEATURES_OK. */
+/*
+ * Writes to Status after a reset, and what it reads after each; want_features() comes before the
+ * first FEATURES_OK.
+ */
 static const struct {
 	const char *name;
 	uint32_t write[6], want[6];
@@ -554,7 +568,9 @@ static void feature_negotiation(void)
 		fake_free(f);
 	}
 
-	/* What a device that names its ring features itself, and one that can reset a queue, offer. */
+	/*
+	 * What a device that names its ring features itself, and one that can reset a queue, offer.
+	 */
 	struct fake *f = fake_new_on(&fake_ops_with_queue_reset, NULL);
 
 	CHECK_EQ(f->mmio.offered, OFFERED | RING_RESET);
@@ -912,7 +928,10 @@ static void reset_forgets(void)
 			CHECK(!memcmp(&f->dev.vq[q], &zero, sizeof(zero)));
 			CHECK_EQ(drained(f->mmio.kick_fd[q]), 0);
 		}
-		/* Nothing about the configuration changed, so the generation stays (and is all that differs). */
+		/*
+		 * Nothing about the configuration changed, so the generation stays (and is all that
+		 * differs).
+		 */
 		CHECK_EQ(rd(f, VIRTIO_MMIO_CONFIG_GENERATION), generation);
 		page[VIRTIO_MMIO_CONFIG_GENERATION / 4] = htole32(generation);
 		CHECK(!memcmp(page, f->mmio.reg, sizeof(page)));
@@ -1237,7 +1256,10 @@ static void queue_reset_register(void)
 	/* Again: nothing is there to reset. */
 	wr(f, QUEUE_RESET, 1);
 	CHECK_EQ(f->queue_reset[1], 1);
-	/* It comes back, elsewhere and smaller, with a kick; the device is not activated a second time. */
+	/*
+	 * It comes back, elsewhere and smaller, with a kick; the device is not activated a second
+	 * time.
+	 */
 	wr(f, VIRTIO_MMIO_QUEUE_NUM, 4);
 	write_addrs(f, RAM_GPA + 0x8000, RAM_GPA + 0x8100, RAM_GPA + 0x8200);
 	wr(f, VIRTIO_MMIO_QUEUE_READY, 1);
@@ -1261,7 +1283,10 @@ static void queue_reset_register(void)
 	CHECK_EQ(drained(f->mmio.kick_fd[2]), 0);
 	fake_free(f);
 
-	/* The licence to set it up anew does not outlive a reset of the device, nor is there one before DRIVER_OK. */
+	/*
+	 * The licence to set it up anew does not outlive a reset of the device, nor is there one
+	 * before DRIVER_OK.
+	 */
 	f = fake_new_on(&fake_ops_with_queue_reset, NULL);
 	start(f, VERSION_1 | RING_RESET);
 	wr(f, QUEUE_RESET, 1);
@@ -1342,7 +1367,9 @@ static void impossible_devices(void)
 	fake_free(f);
 }
 
-/* --- attach ------------------------------------------------------------------------------------------ */
+/*
+ * --- attach ------------------------------------------------------------------------------------------
+ */
 
 static void attach(void)
 {
@@ -1414,7 +1441,9 @@ static void attach(void)
 	fake_free(f);
 }
 
-/* --- a whole device on its loop, and a driver on another thread ---------------------------------------- */
+/*
+ * --- a whole device on its loop, and a driver on another thread ----------------------------------------
+ */
 
 struct echo {
 	struct fake *f;
@@ -1513,7 +1542,9 @@ static void echo_over_the_loop(void)
 		if (bad)
 			break;
 		if (life % 2) {
-			/* A ring gone wrong costs the device, until it is reset, and nothing else. */
+			/*
+			 * A ring gone wrong costs the device, until it is reset, and nothing else.
+			 */
 			__atomic_store_n(&avail->idx, htole16(1000), __ATOMIC_RELEASE);
 			wr(f, VIRTIO_MMIO_QUEUE_NOTIFY, 2);
 			bad += !wait_interrupt(f);

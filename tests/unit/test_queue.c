@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The split virtqueue against rings of every malformed kind. Guest RAM is a set of heap blocks, each exactly as long as what it
- * holds, so that AddressSanitizer sees the first byte read or written outside.
+ * The split virtqueue against rings of every malformed kind. Guest RAM is a set of heap blocks,
+ * each exactly as long as what it holds, so that AddressSanitizer sees the first byte read or
+ * written outside.
  */
 #include "virtio/queue.h"
 
@@ -126,8 +127,8 @@ static int pop(struct guest *g)
 }
 
 /*
- * Three good chains: a direct one at head 0, an indirect one at head 3, and one that starts direct and ends
- * indirect at head 4.
+ * Three good chains: a direct one at head 0, an indirect one at head 3, and one that starts direct
+ * and ends indirect at head 4.
  */
 static struct guest *guest_with_chains(uint64_t features)
 {
@@ -299,7 +300,10 @@ static void malformed_rings(void)
 			CHECK(ret == c->want);
 		}
 		if (ret == -EIO) {
-			/* For good: the ring is right again, the queue stays broken and says nothing to the driver. */
+			/*
+			 * For good: the ring is right again, the queue stays broken and says
+			 * nothing to the driver.
+			 */
 			CHECK(g->q.broken);
 			CHECK_EQ(pop(g), -EIO);
 			g->avail->idx = 0;
@@ -353,7 +357,10 @@ static void chain_length(void)
 	CHECK_EQ(g->chain.out_len, QUEUE_MAX_SIZE);
 	queue_push(&g->q, 0, 0);
 
-	/* A table may be as long as the longest chain, even where the ring is shorter; with one before it is too much. */
+	/*
+	 * A table may be as long as the longest chain, even where the ring is shorter; with one
+	 * before it is too much.
+	 */
 	table = add_block(&g->mem, 0x100000, 16 * QUEUE_MAX_SIZE);
 	memcpy(table, g->desc, 16 * QUEUE_MAX_SIZE);
 	g->desc[1] = mkdesc(0x100000, 16 * QUEUE_MAX_SIZE, F_INDIRECT, 0);
@@ -683,7 +690,10 @@ static void interrupts_without_event_idx(void)
 	guest_free(g);
 }
 
-/* Every distance around the wrap against the plain meaning: was the entry used_event among those just used? */
+/*
+ * Every distance around the wrap against the plain meaning: was the entry used_event among those
+ * just used?
+ */
 static void interrupts_with_event_idx(void)
 {
 	static const uint16_t starts[] = { 0, 1, 100, 0x7ffe, 0x8000, 0xfffd, 0xfffe, 0xffff };
@@ -816,8 +826,9 @@ static void chain_copies(void)
 }
 
 /*
- * What the specification says of a chain, told another way than queue.c does: a list of steps, each looked up, at most as many as there
- * are descriptors in their table. Fills in the buffers' addresses; returns how many, or -1.
+ * What the specification says of a chain, told another way than queue.c does: a list of steps, each
+ * looked up, at most as many as there are descriptors in their table. Fills in the buffers'
+ * addresses; returns how many, or -1.
  */
 static int oracle(const struct guest *g, unsigned int head, uint64_t *addrs)
 {
@@ -902,7 +913,10 @@ static unsigned int kinds(struct vring_desc *out, unsigned int n, bool all)
 			for (unsigned int i = 0; i < 6; i++) {
 				if ((!all && i == 5) || (i < 4 && i >= n))
 					continue;
-				/* The fewer: a next that is not followed, a table that is none, and the other way round. */
+				/*
+				 * The fewer: a next that is not followed, a table that is none, and
+				 * the other way round.
+				 */
 				if (!all && ((!(flags & F_NEXT) && i) || !(flags & F_INDIRECT) != !b ||
 					     flags > (F_INDIRECT | F_NEXT)))
 					continue;
@@ -915,7 +929,10 @@ static unsigned int kinds(struct vring_desc *out, unsigned int n, bool all)
 	return k;
 }
 
-/* Rings of 1, 2 and 4 in every combination, each from every head, with one indirect table of 2 in sight. */
+/*
+ * Rings of 1, 2 and 4 in every combination, each from every head, with one indirect table of 2 in
+ * sight.
+ */
 static void small_rings_exhausted(void)
 {
 	struct vring_desc kind[256];
@@ -982,8 +999,9 @@ static void small_rings_exhausted(void)
 }
 
 /*
- * A driver and a device on two threads. Each message is a number in a buffer that is used over and over; the device answers with
- * another. A notification that is lost is seen as a wait that ends by its timeout.
+ * A driver and a device on two threads. Each message is a number in a buffer that is used over and
+ * over; the device answers with another. A notification that is lost is seen as a wait that ends by
+ * its timeout.
  */
 #define STRESS_NUM	256
 #define STRESS_MESSAGES 500000u
@@ -1253,7 +1271,10 @@ static void handoff(bool event_idx)
 			kick = !(relaxed_load(&g->used->flags) & VRING_USED_F_NO_NOTIFY);
 		if (kick)
 			atomic_fetch_add(&h.kick, 1);
-		/* Interrupts are off; for a while of changing length, so that "on" meets the device's every step. */
+		/*
+		 * Interrupts are off; for a while of changing length, so that "on" meets the
+		 * device's every step.
+		 */
 		for (volatile unsigned int i = 0; i < sent % 64; i++)
 			;
 		if (event_idx)

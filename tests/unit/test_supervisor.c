@@ -44,7 +44,9 @@ static void log_end(void)
 	close(log_fd);
 }
 
-/* --- policy ------------------------------------------------------------------------------------ */
+/*
+ * --- policy ------------------------------------------------------------------------------------
+ */
 
 static void ends(void)
 {
@@ -180,7 +182,9 @@ static void supervise_section(void)
 	CHECK(!strstr(log_text, "f:10: "));
 }
 
-/* --- the appliance's settings ------------------------------------------------------------------ */
+/*
+ * --- the appliance's settings ------------------------------------------------------------------
+ */
 
 static struct init_config config;
 
@@ -289,7 +293,9 @@ static void too_long(void)
 	CHECK_EQ(strlen(config.exec), 0);
 }
 
-/* --- the power button -------------------------------------------------------------------------- */
+/*
+ * --- the power button --------------------------------------------------------------------------
+ */
 
 static uint8_t msg[512];
 static size_t msg_len;
@@ -474,7 +480,9 @@ static void uevent(void)
 	CHECK(!button_parse_uevent("", 0));
 }
 
-/* --- shutdown ---------------------------------------------------------------------------------- */
+/*
+ * --- shutdown ----------------------------------------------------------------------------------
+ */
 
 static void ctrl_alt_del(void)
 {

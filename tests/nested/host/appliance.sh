@@ -3,6 +3,7 @@
 # Runs beside PID 1 while it has guests: started by vinit.exec, which must end before the guests start, so it leaves the rest
 # in the background. What it finds goes to the second serial port. The argument says what to do when the guest is ready.
 if [ "${2-}" != background ]; then
+	trap '' HUP # the end of this shell, which has the terminal, is a hang-up for what it leaves behind
 	/t/kvmhold >/dev/null 2>&1 &
 	setsid /bin/sh "$0" "$1" background </dev/null >/t/agent.log 2>&1 &
 	exit 0

@@ -20,7 +20,10 @@ void payload_main(void)
 	check(cpuid(1, 0).ecx >> 24 & 1, "TSC deadline timer");
 	check(!(cpuid(1, 0).ecx >> 5 & 1) && !(cpuid(0x80000001, 0).ecx >> 2 & 1), "no VMX, no SVM");
 	check_eq(cpuid(1, 0).ebx >> 16 & 0xff, n, "leaf 1: CPUs");
-	/* With one CPU some hosts set it whatever the VMM says; it means no more than that the count is valid. */
+	/*
+	 * With one CPU some hosts set it whatever the VMM says; it means no more than that the
+	 * count is valid.
+	 */
 	check(n == 1 || cpuid(1, 0).edx >> 28 & 1, "leaf 1: HTT with more than one CPU");
 	if (cpuid(0, 0).eax >= 0xb) {
 		check_eq(cpuid(0xb, 0).ecx >> 8, 1, "leaf 0xb: threads first");

@@ -35,7 +35,9 @@ struct frame {
 
 void machine_interrupt(struct frame *frame);
 
-/* --- console, time, ends ---------------------------------------------------------------------------- */
+/*
+ * --- console, time, ends ----------------------------------------------------------------------------
+ */
 
 void machine_putc(char c)
 {
@@ -96,7 +98,9 @@ _Noreturn void machine_panic(void)
 	stop_here();
 }
 
-/* --- interrupts ------------------------------------------------------------------------------------- */
+/*
+ * --- interrupts -------------------------------------------------------------------------------------
+ */
 
 uint32_t lapic_read(unsigned int reg)
 {
@@ -181,7 +185,9 @@ static void idt_load(void)
 	__asm__ volatile("lidt %0" : : "m"(idt_pointer));
 }
 
-/* --- other CPUs ------------------------------------------------------------------------------------- */
+/*
+ * --- other CPUs -------------------------------------------------------------------------------------
+ */
 
 void machine_ap_start(uint32_t ticket)
 {
@@ -209,7 +215,9 @@ bool start_cpus(unsigned int n, void (*fn)(uint32_t))
 	return wait_count(&ap_arrived, n);
 }
 
-/* --- what is where ---------------------------------------------------------------------------------- */
+/*
+ * --- what is where ----------------------------------------------------------------------------------
+ */
 
 uint64_t machine_ram_end(uint64_t size)
 {
@@ -233,7 +241,9 @@ unsigned int machine_virtio_gsi(unsigned int slot)
 	return gsi[slot % ARRAY_SIZE(gsi)];
 }
 
-/* --- a clean machine -------------------------------------------------------------------------------- */
+/*
+ * --- a clean machine --------------------------------------------------------------------------------
+ */
 
 #define MSR_LSTAR	  0xc0000082
 #define MSR_KERNEL_GS	  0xc0000102
@@ -284,7 +294,9 @@ void machine_check_clean(void)
 	check_eq(lapic_read(LAPIC_TIMER_NOW), 0, "clean: LAPIC timer");
 }
 
-/* --- the start -------------------------------------------------------------------------------------- */
+/*
+ * --- the start --------------------------------------------------------------------------------------
+ */
 
 static void add_range(uint64_t base, uint64_t size, uint32_t type)
 {

@@ -130,8 +130,8 @@ extern volatile uint32_t vector_count[256];
 extern void (*volatile vector_hook[256])(void);
 
 /*
- * Starts the other CPUs, @n of them by APIC ids 1 to @n; each calls fn(ticket) with interrupts off, tickets from 0 in the order
- * of arrival. False when not all have arrived in the time.
+ * Starts the other CPUs, @n of them by APIC ids 1 to @n; each calls fn(ticket) with interrupts off,
+ * tickets from 0 in the order of arrival. False when not all have arrived in the time.
  */
 bool start_cpus(unsigned int n, void (*fn)(uint32_t ticket));
 

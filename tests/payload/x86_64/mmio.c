@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Device memory of every width. Slot 0 is a disk of "sectors" sectors, slot 1 an entropy device, there is no third. */
+/*
+ * Device memory of every width. Slot 0 is a disk of "sectors" sectors, slot 1 an entropy device,
+ * there is no third.
+ */
 #include "tests/payload/payload.h"
 #include "tests/payload/virtio.h"
 #include "tests/payload/x86_64/machine.h"
@@ -32,7 +35,9 @@ static void registers(uint64_t base, uint32_t id)
 	write32(base + R_DEVICE_FEATURES_SEL, 1);
 	check(read32(base + R_DEVICE_FEATURES) & 1, "VERSION_1 is offered");
 	check_eq(read32(base + R_SHM_LEN), 0xffffffff, "no shared memory");
-	/* 4.2.2.2: registers are read and written by aligned 32-bit accesses; others find nothing. */
+	/*
+	 * 4.2.2.2: registers are read and written by aligned 32-bit accesses; others find nothing.
+	 */
 	check_eq(read8(base + R_MAGIC), 0, "register by byte");
 	check_eq(read16(base + R_MAGIC), 0, "register by word");
 	check_eq(read64(base + R_MAGIC), 0, "register by quadword");

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Port I/O of every width, plain and by string instructions, inside a device, between devices and across a device's end. */
+/*
+ * Port I/O of every width, plain and by string instructions, inside a device, between devices and
+ * across a device's end.
+ */
 #include "tests/payload/payload.h"
 #include "tests/payload/x86_64/machine.h"
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* COM1's interrupt, by IOAPIC and by PIC: an edge for each time the transmitter is empty; and for input. */
+/*
+ * COM1's interrupt, by IOAPIC and by PIC: an edge for each time the transmitter is empty; and for
+ * input.
+ */
 #include "tests/payload/payload.h"
 #include "tests/payload/x86_64/machine.h"
 
@@ -42,7 +45,10 @@ static void on_receive(void)
 {
 	unsigned int cause = inb(UART_IIR) & 0xf;
 
-	/* No cause: its bytes came, with an edge of their own, while the last interrupt's were read. */
+	/*
+	 * No cause: its bytes came, with an edge of their own, while the last interrupt's were
+	 * read.
+	 */
 	other += cause != 4 && cause != 0xc && cause != 1;
 	while (inb(UART_LSR) & 1) {
 		char c = (char)inb(UART_DATA);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* cpus=N: all come up, each with the APIC id that it should have, and all hear an interrupt from another. */
+/*
+ * cpus=N: all come up, each with the APIC id that it should have, and all hear an interrupt from
+ * another.
+ */
 #include "tests/payload/payload.h"
 #include "tests/payload/x86_64/machine.h"
 
