@@ -16,7 +16,7 @@
 /*
  * One access of @len bytes (1, 2, 4 or 8) at @offset into the range. @data holds the value in guest
  * byte order (little-endian); on a read it comes zeroed. Runs on a vCPU thread: takes the device's
- * lock, never blocks.
+ * lock, and waits for nothing else, but a device's reset for the request in hand.
  */
 typedef void bus_fn(void *opaque, uint64_t offset, uint8_t *data, unsigned int len, bool write);
 

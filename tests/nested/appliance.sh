@@ -122,7 +122,7 @@ times 1 'vinit: guest other: started'
 order 'vinit: guest other: powered off \(status 0\).*action: stop'
 times 3 'vinit: guest unable: started'
 order 'vinit: guest unable: failed .*restart in 1 s' 'vinit: guest unable: failed .*restart in 2 s' \
-	'vinit: guest unable: failed .*2 restarts in a row; action: stop'
+	'vinit: warning: guest unable: failed .*2 restarts in a row; action: stop'
 [ "$(sed -n 's/.*guest: boot . random //p' "$tmp/log" | sort -u | wc -l)" = 5 ] || why+="; the same random bytes twice"
 agent 'agent: zombies 0'
 agent 'agent: fds ([0-9]+) \1'
@@ -141,7 +141,7 @@ $disk
 EOT
 appliance TERM
 order 'guest: ready' 'vinit: SIGTERM: going down, action: reboot' 'vinit: asking 1 guest to power off' \
-	'vinit: guest: pressing the guest.s power button' 'vinit: guest guest: ended from outside \(status 5\)' \
+	'vinit: guest: SIGTERM: pressing the guest.s power button' 'vinit: guest guest: ended from outside \(status 5\)' \
 	"${down_reboot[@]}"
 absent 'guest: power button'
 end

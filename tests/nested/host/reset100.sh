@@ -82,7 +82,9 @@ else
 fi
 guest_wait
 want "exit status $status" is $status 0
-want "resets: $(grep -c 'the guest reset' "$T/$name.log")" [ "$(grep -c 'the guest reset' "$T/$name.log")" = 100 ]
+# The boots are counted on the disk; the log's lines are held back when they come too fast.
+resets=$(grep -c 'the guest reset' "$T/$name.log")
+want "resets in the log: $resets" [ "$resets" -ge 10 -a "$resets" -le 100 ]
 boots=$(tr -d '\r' <"$T/$name.out" | sed -n 's/^boot \([0-9]*\) .*/\1/p' | tr '\n' ' ')
 want "Linux boots: $boots" [ "$boots" = "$linux " ]
 same=$(tr -d '\r' <"$T/$name.out" | sed -n 's/^boot [0-9]* \(.*\) rng .*/\1/p' | sort -u)
