@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# The same cases in the nested host, where KVM runs guests on (emulated) hardware.
+# The payload cases (tests/payload/payload.sh) in the nested host, where KVM runs guests on (emulated) hardware.
 cd "$(dirname "$0")/../.." || exit 1
 arch=$(uname -m)
 tmp=$(mktemp -d) || exit 1
