@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 #include "initramfs/init.h"
 #include "vm/conf.h"
@@ -39,12 +39,9 @@ static int fake_run(int argc, char **argv)
 {
 	char words[256] = "", *rest = words, *word;
 	unsigned int ms = 600000, status = 0;
-	int segv = 0;
+	int segv = 0, hung = 0;
+	struct timespec left;
 
-	for (int i = 2; i < argc; i++)
-		printf("%s ", argv[i]);
-	printf("(fake run)\n");
-	fflush(stdout);
 	for (int i = 2; i + 1 < argc; i++) {
 		if (!strcmp(argv[i], "--config") && conf_read(argv[i + 1], line, words))
 			return 2;
@@ -63,11 +60,18 @@ static int fake_run(int argc, char **argv)
 		segv |= !strcmp(word, "segv");
 		if (!strcmp(word, "stubborn"))
 			signal(SIGTERM, SIG_IGN);
-		if (!strcmp(word, "hung"))
-			raise(SIGSTOP);
+		hung |= !strcmp(word, "hung");
 	}
-	for (; ms > 0; ms--)
-		usleep(1000);
+	/* Only now: who reads this may send signals. */
+	for (int i = 2; i < argc; i++)
+		printf("%s ", argv[i]);
+	printf("(fake run)\n");
+	fflush(stdout);
+	if (hung)
+		raise(SIGSTOP);
+	left = (struct timespec){ ms / 1000, ms % 1000 * 1000000L };
+	while (nanosleep(&left, &left) && errno == EINTR)
+		;
 	if (segv) {
 		signal(SIGSEGV, SIG_DFL);
 		raise(SIGSEGV);
