@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include "arch/arch.h"
 #include "cmd/cmd.h"
 #include "initramfs/init.h"
 #include "vm/log.h"
@@ -26,15 +27,22 @@ static int cmd_help(int argc, char **argv)
 
 static int cmd_version(int argc, char **argv)
 {
-	puts("vinit " VINIT_VERSION);
+	printf("vinit " VINIT_VERSION " (%s)\n", arch_name);
 	return 0;
+}
+
+/* Reached only by a process that is not the first: main() has no words to read there. */
+static int cmd_init(int argc, char **argv)
+{
+	log_err("init: vinit is the init of an appliance when it is process 1: put it into an initramfs as /init");
+	return EXIT_USAGE;
 }
 
 static const struct verb {
 	const char *name;
 	int (*run)(int argc, char **argv);
 } verbs[] = {
-	{ "run", cmd_run },	    { "check", cmd_check },    { "version", cmd_version },
+	{ "run", cmd_run },	    { "init", cmd_init },	    { "check", cmd_check },    { "version", cmd_version },
 	{ "--version", cmd_version }, { "help", cmd_help },    { "--help", cmd_help },
 	{ "-h", cmd_help },
 };
