@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # The tables are read in the guest, and iasl looks at them here.
+# shellcheck source=tests/nested/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ "$ARCH" = x86_64 ] || { echo "skip acpi: $ARCH guests have no ACPI"; exit 0; }
 guest_initrds 6.12

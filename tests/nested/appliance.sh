@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # vinit as PID 1 with guests of its own: each case is a boot of the appliance to its end, and what its console showed.
+# shellcheck source=tests/nested/lib.sh
 . "$(dirname "$0")/lib.sh"
 guest_tools
 initrd=build/$ARCH/guest-appliance-6.12.cpio

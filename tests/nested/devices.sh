@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
+# shellcheck source=tests/nested/lib.sh
 . "$(dirname "$0")/lib.sh"
 guest_tools
 initrd=build/$ARCH/guest-busy-6.12.cpio

@@ -11,8 +11,9 @@ kernels=build/kernels/$ARCH
 suite() {
 	local name=$1
 	shift
-	make -s payloads ARCH="$ARCH" >&2 || exit 1
-	scripts/nested -a "$ARCH" -f tests/nested/host/lib.sh:/t/lib.sh -f "tests/nested/host/$name.sh:/t/suite.sh" -f "build/$ARCH/payload/end:/t/hold" \
+	make -s guest-tools ARCH="$ARCH" >&2 || exit 1
+	scripts/nested -a "$ARCH" -f tests/nested/host/lib.sh:/t/lib.sh \
+		-f "tests/nested/host/$name.sh:/t/suite.sh" -f "build/$ARCH/tests/guest/kvmhold:/t/kvmhold" \
 		-f "build/$ARCH/guest-6.12.cpio:/t/6.12/initrd" -f "$kernels/6.12/vmlinuz:/t/6.12/image" \
 		"$@" -- "CHECK_LONG='${CHECK_LONG-}' sh /t/suite.sh"
 }

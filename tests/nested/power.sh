@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
+# shellcheck source=tests/nested/lib.sh
 . "$(dirname "$0")/lib.sh"
 guest_initrds 6.12 6.1
 tmp=$(mktemp -d) || exit 1

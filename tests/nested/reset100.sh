@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
+# shellcheck source=tests/nested/lib.sh
 . "$(dirname "$0")/lib.sh"
 guest_tools
 make -s payloads ARCH="$ARCH" >&2 || exit 1

@@ -4,7 +4,7 @@
 #
 # Guests of a few instructions through the whole VMM: what they find of their machine, and how vinit takes their end.
 # Plain sh, so that it runs in the nested host too; there VINIT and PAYLOADS say where the binary and the payloads are.
-# CHECK_LONG=1: more of it. HOLD=1: one more guest runs beside all of it.
+# CHECK_LONG=1: more of it.
 
 pattern=${1-}
 if [ -z "${VINIT-}" ]; then
@@ -16,11 +16,10 @@ fi
 tmp=$(mktemp -d) || exit 1
 out=$tmp/out err=$tmp/err stdin=/dev/null
 pids=
-holder=
 failed=0
 limit=60
 # shellcheck disable=SC2086 # a list
-trap 'kill -9 $pids $holder 2>/dev/null; rm -rf "$tmp"' EXIT
+trap 'kill -9 $pids 2>/dev/null; rm -rf "$tmp"' EXIT
 trap 'exit 1' INT TERM HUP
 
 # --- the frame --------------------------------------------------------------------------------------
@@ -125,12 +124,6 @@ checksum() {
 if [ ! -c /dev/kvm ]; then
 	echo "skip payloads: there is no /dev/kvm here"
 	exit 0
-fi
-
-if [ -n "${HOLD-}" ]; then
-	start end --cmdline test=hlt
-	wait_for "$out" ready
-	holder=$pid pids=
 fi
 
 if wanted ports; then

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Reads every ACPI table of running guests into /tables/CASE.
+# shellcheck source=tests/nested/host/lib.sh
 . /t/lib.sh
 
 kernel=/t/6.12/vmlinux

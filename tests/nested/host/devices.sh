@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # As many virtio devices as a machine can have, all busy at once.
+# shellcheck source=tests/nested/host/lib.sh
 . /t/lib.sh
 
 kernel=/t/6.12/fast

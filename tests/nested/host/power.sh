@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # How a guest ends, as the one who started `vinit run` sees it.
+# shellcheck source=tests/nested/host/lib.sh
 . /t/lib.sh
 
 arch=$(uname -m)

@@ -3,6 +3,7 @@
 # One guest, reset 100 times in place. A Linux is slow to boot here, and a reset reads the kernel's file anew: so the
 # guest is a Linux for its first boots and its last ones, and in between a payload that uses disk and entropy device and
 # resets. With CHECK_LONG it is a Linux each time.
+# shellcheck source=tests/nested/host/lib.sh
 . /t/lib.sh
 
 linux="0 1 2 3 4 5 97 98 99 100"
