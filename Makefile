@@ -164,7 +164,7 @@ $(O)/.config: Kconfig
 
 # Every option is 0 or 1, so that C can say "if" and -Wundef finds a name that is none. What stays the same rebuilds
 # nothing.
-$(O)/config.h: $(O)/.config
+$(O)/config.h: $(O)/.config Makefile
 	@awk 'FILENAME != "Kconfig" { if (sub(/=y$$/, "")) on[$$0] = 1; next } \
 		/^config/ { print "#define CONFIG_" $$2, on["CONFIG_" $$2] + 0 }' $< Kconfig >$@.tmp; \
 		if cmp -s $@.tmp $@; then rm $@.tmp; else mv $@.tmp $@; fi

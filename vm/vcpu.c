@@ -98,6 +98,9 @@ static bool handle_exit(struct vcpu *vcpu)
 	case KVM_EXIT_INTR:
 		return true;
 	case KVM_EXIT_SHUTDOWN:
+		/* On AMD KVM has reset the vCPU by now; on Intel this tells where it was. */
+		log_err("vCPU %u: triple fault", vcpu->id);
+		arch_vcpu_dump(vcpu);
 		vm_end(vm, VM_END_CRASH, "triple fault");
 		return false;
 	case KVM_EXIT_FAIL_ENTRY:
