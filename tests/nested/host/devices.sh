@@ -23,15 +23,6 @@ want "exit status $status" is $status 1
 want "words" logged "at most 32 virtio devices"
 end
 
-# OPEN: under this load on two emulated CPUs the guest dies of a triple fault, or the nested host's own kernel does ("TASK stack
-# guard page was hit" in a vCPU's thread), in about every other run. A user of /dev/kvm can't do the latter to a sound machine, so QEMU
-# 7.2's multi-threaded emulation is suspected; it is not proved. Until it is, --long runs it.
-if [ -z "$CHECK_LONG" ]; then
-	echo "skip devices_32_busy: OPEN: the nested host's emulation, or vinit, does not survive it reliably; --long runs it"
-	kill $server
-	exit 0
-fi
-
 begin devices_32_busy
 limit=260
 # shellcheck disable=SC2086	# words
