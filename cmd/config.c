@@ -11,6 +11,10 @@
 #define DEFAULT_MEMORY	     (256ull << 20)
 #define DEFAULT_STOP_TIMEOUT 30
 
+/* A macro's number as text. */
+#define WORD_(n) #n
+#define WORD(n)	 WORD_(n)
+
 /* What a setter answers: NULL, or why the value is refused. */
 typedef const char *why_t;
 
@@ -39,11 +43,7 @@ static why_t set_bool(bool *field, const char *value)
 
 static why_t set_name(struct guest_config *c, const char *value)
 {
-	size_t len = strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
-
-	if (!len || value[len] || len > 63 || *value == '.')
-		return "a name has 1 to 63 letters, digits, '-', '_' and '.', and no '.' in front";
-	return set_string(&c->name, value);
+	return conf_name(value) ? CONF_NAME_RULE : set_string(&c->name, value);
 }
 
 static why_t set_kernel(struct guest_config *c, const char *value)
@@ -141,6 +141,11 @@ static why_t set_on_reset(struct guest_config *c, const char *value)
 	return NULL;
 }
 
+static why_t set_supervised(struct guest_config *c, const char *value)
+{
+	return set_bool(&c->supervised, value);
+}
+
 static why_t set_stop_timeout(struct guest_config *c, const char *value)
 {
 	unsigned long n;
@@ -171,8 +176,8 @@ static struct disk_config *disk(struct guest_config *c)
 
 static why_t new_disk(struct guest_config *c)
 {
-	if (c->nr_disks == CONFIG_MAX_DISKS)
-		return "32 virtio devices are all that a machine has room for";
+	if (c->nr_disks == ARCH_MAX_VIRTIO)
+		return WORD(ARCH_MAX_VIRTIO) " virtio devices are all that a machine has room for";
 	c->nr_disks++;
 	return NULL;
 }
@@ -243,6 +248,7 @@ static const struct key guest_keys[] = {
 	{ "virtio-console", false, set_vconsole },
 	{ "rng", true, set_rng },
 	{ "on-reset", false, set_on_reset },
+	{ "supervised", true, set_supervised },
 	{ "stop-timeout", false, set_stop_timeout },
 	{ "log-level", false, set_log_level },
 	{ "log-file", false, set_log_file },
@@ -266,17 +272,24 @@ struct section {
 	const char *name;
 	const struct key *keys;
 	why_t (*open)(struct guest_config *c);
+	bool repeats; /* a file may have more than one */
 };
 
 static const struct section sections[] = {
-	{ "guest", guest_keys, NULL },
-	{ "disk", disk_keys, new_disk },
-	{ "vsock", vsock_keys, new_vsock },
+	{ "guest", guest_keys, NULL, false },
+	{ "disk", disk_keys, new_disk, true },
+	{ "vsock", vsock_keys, new_vsock, false },
 	{ 0 },
 };
 
 /* PID 1's own section of the same file. */
 static const char supervise_section[] = "supervise";
+
+/* A file that is being read. */
+struct reader {
+	struct guest_config *config;
+	unsigned int opened; /* a bit for each row of sections */
+};
 
 static const struct section *find_section(const char *name)
 {
@@ -323,7 +336,8 @@ void config_free(struct guest_config *c)
 
 static int config_line(void *opaque, const struct conf_line *line)
 {
-	struct guest_config *c = opaque;
+	struct reader *reader = opaque;
+	struct guest_config *c = reader->config;
 	const struct section *section;
 	const struct key *key;
 	why_t why = NULL;
@@ -341,8 +355,14 @@ static int config_line(void *opaque, const struct conf_line *line)
 		return -EINVAL;
 	}
 	if (!line->key) {
-		if (section->open)
+		unsigned int bit = 1u << (section - sections);
+
+		/* A slip, which would mix two into one. */
+		if (reader->opened & bit && !section->repeats)
+			why = "it is there already; a file has one";
+		else if (section->open)
 			why = section->open(c);
+		reader->opened |= bit;
 		if (why)
 			log_err("%s:%u: [%s]: %s", line->file, line->line, line->section, why);
 		return why ? -EINVAL : 0;
@@ -363,7 +383,9 @@ static int config_line(void *opaque, const struct conf_line *line)
 
 int config_file(struct guest_config *c, const char *file)
 {
-	return conf_read(file, config_line, c);
+	struct reader reader = { .config = c };
+
+	return conf_read(file, config_line, &reader);
 }
 
 /*

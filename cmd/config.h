@@ -5,8 +5,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-
-#define CONFIG_MAX_DISKS 32
+#include "arch/arch.h"
 
 struct disk_config {
 	char *path;
@@ -29,13 +28,14 @@ struct guest_config {
 	char *vconsole; /* NULL: no virtio console */
 	bool rng;
 	bool on_reset_exit;
+	bool supervised; /* process 1 says how the guest ended */
 	unsigned int stop_timeout; /* seconds */
 	char *log_level;
 	char *log_file;
 	bool vsock;
 	uint64_t vsock_cid;
 	unsigned int nr_disks;
-	struct disk_config disk[CONFIG_MAX_DISKS];
+	struct disk_config disk[ARCH_MAX_VIRTIO]; /* no machine has room for more */
 };
 
 /* The defaults. */
@@ -43,8 +43,8 @@ void config_init(struct guest_config *config);
 void config_free(struct guest_config *config);
 
 /*
- * Reads a file's [guest], [disk] and [vsock] sections; [supervise] is PID 1's. 0 or -errno; logs
- * with file and line.
+ * Reads a file's [guest], [disk] and [vsock] sections; [supervise] is PID 1's. All but [disk] may
+ * be there once. 0 or -errno; logs with file and line.
  */
 int config_file(struct guest_config *config, const char *file);
 

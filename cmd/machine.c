@@ -13,6 +13,8 @@
 #include "arch/arch.h"
 #include "cmd/cmd.h"
 #include "cmd/config.h"
+#include "cmd/pace.h"
+#include "initramfs/clock.h"
 #include "virtio/blk.h"
 #include "virtio/mmio.h"
 #include "virtio/rng.h"
@@ -52,6 +54,10 @@ struct machine {
 	bool stopping;
 	const char *stop_now; /* who ended the guest for good; NULL: nobody */
 	unsigned int stop_seconds; /* since the stop began */
+
+	struct pace pace; /* of resets in place */
+	struct event pause_timer;
+	bool pausing; /* the guest has reset, and waits for pause_timer to start again */
 };
 
 /*
@@ -175,6 +181,12 @@ static void begin_stop(struct machine *m, const char *who)
 		return;
 	}
 	m->stopping = true;
+	if (m->pausing) {
+		/* Nobody is there to hear a button; run_guest() sees that there is no next life. */
+		log_info("%s: the guest, waiting after a reset, does not start again", who);
+		event_loop_stop(&m->loop);
+		return;
+	}
 	log_info("%s: pressing the guest's power button, %u s to power off; once more ends it at once", who,
 		 m->config->stop_timeout);
 	timerfd_settime(m->stop_timer.fd, 0, &second, NULL);
@@ -203,6 +215,17 @@ static void on_stop_timer(struct event *ev, uint32_t events)
 		stop_now(m, "the guest did not power off in time");
 	else if (m->stop_seconds % STOP_PRESS_EVERY == 0)
 		arch_power_button(&m->vm);
+}
+
+static void on_pause_timer(struct event *ev, uint32_t events)
+{
+	struct machine *m = ev->opaque;
+	uint64_t times;
+
+	if (read(ev->fd, &times, sizeof(times)) != sizeof(times))
+		return;
+	m->pausing = false;
+	event_loop_stop(&m->loop);
 }
 
 static void on_escape(void *opaque, char key)
@@ -255,6 +278,7 @@ static int open_signals(struct machine *m)
 
 	m->signals.fd = -1;
 	m->stop_timer.fd = -1;
+	m->pause_timer.fd = -1;
 	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
@@ -265,7 +289,9 @@ static int open_signals(struct machine *m)
 	m->signals.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 	m->stop_timer = (struct event){ .fn = on_stop_timer, .opaque = m };
 	m->stop_timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-	if (m->signals.fd < 0 || m->stop_timer.fd < 0) {
+	m->pause_timer = (struct event){ .fn = on_pause_timer, .opaque = m };
+	m->pause_timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+	if (m->signals.fd < 0 || m->stop_timer.fd < 0 || m->pause_timer.fd < 0) {
 		ret = -errno;
 		log_err("signalfd or timerfd: %s", errno_name(ret));
 		return ret;
@@ -275,6 +301,8 @@ static int open_signals(struct machine *m)
 		ret = event_add(&m->loop, &m->signals, EPOLLIN);
 	if (!ret)
 		ret = event_add(&m->loop, &m->stop_timer, EPOLLIN);
+	if (!ret)
+		ret = event_add(&m->loop, &m->pause_timer, EPOLLIN);
 	return ret;
 }
 
@@ -282,10 +310,13 @@ static void close_signals(struct machine *m)
 {
 	event_del(&m->loop, &m->signals);
 	event_del(&m->loop, &m->stop_timer);
+	event_del(&m->loop, &m->pause_timer);
 	if (m->signals.fd >= 0)
 		close(m->signals.fd);
 	if (m->stop_timer.fd >= 0)
 		close(m->stop_timer.fd);
+	if (m->pause_timer.fd >= 0)
+		close(m->pause_timer.fd);
 }
 
 /*
@@ -367,15 +398,51 @@ static int exit_status(enum vm_end end)
 	}
 }
 
+/*
+ * The line about the guest's end. The supervisor has one of its own, made of the exit status: then
+ * only what that leaves open is said here, unless this log is the guest's own file.
+ */
+static void say_end(const struct machine *m, enum vm_end end, const char *why)
+{
+	bool said = m->config->supervised && !m->config->log_file;
+
+	log_line(said ? LOG_DEBUG : LOG_INFO, "the guest %s%s%s", vm_end_name(end), why ? ": " : "",
+		 why ? why : "");
+	if (said && why && (end == VM_END_STOP || end == VM_END_CRASH))
+		log_info("%s", why);
+}
+
+/* Before a guest that resets itself in a loop starts again. The loop runs: it can be ended. */
+static void pause_reset(struct machine *m, uint64_t lived_ms)
+{
+	unsigned int ms = pace_reset(&m->pace, lived_ms);
+	struct itimerspec once = { .it_value = { ms / 1000, (long)(ms % 1000) * 1000000 } };
+
+	if (!ms)
+		return;
+	if (!m->pace.told)
+		log_limited(LOG_WARN, "the guest resets itself in a loop: from now on it waits before "
+			    "it starts again, up to %d s", PACE_MAX_MS / 1000);
+	m->pace.told = true;
+	m->pausing = true;
+	timerfd_settime(m->pause_timer.fd, 0, &once, NULL);
+	/* A loop that fails is the next life's to tell. */
+	while (m->pausing && !m->stopping && !m->stop_now && !event_loop_run(&m->loop))
+		;
+	m->pausing = false;
+}
+
 static int run_guest(struct machine *m)
 {
 	for (;;) {
+		uint64_t started;
 		enum vm_end end;
 		const char *why;
 		bool again;
 
 		if (build(m))
 			return EXIT_FAILED;
+		started = clock_ms();
 		/*
 		 * Also for a guest that has ended already: else one that only resets hides all
 		 * signals.
@@ -396,7 +463,15 @@ static int run_guest(struct machine *m)
 		if (again)
 			log_limited(LOG_INFO, "the guest %s%s%s", vm_end_name(end), why ? ": " : "", why ? why : "");
 		else
-			log_info("the guest %s%s%s", vm_end_name(end), why ? ": " : "", why ? why : "");
+			say_end(m, end, why);
+		if (again) {
+			pause_reset(m, clock_ms() - started);
+			again = !m->stopping && !m->stop_now;
+			if (m->stop_now) {
+				end = VM_END_STOP;
+				say_end(m, end, m->stop_now);
+			}
+		}
 		take_down(m);
 		if (!again)
 			return exit_status(end);

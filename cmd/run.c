@@ -29,6 +29,7 @@ static const char help[] =
 	"  --console stdio|null|pty|file=PATH|unix=PATH   the serial port's other end (stdio)\n"
 	"  --virtio-console ...     a virtio console (hvc0), same values\n"
 	"  --on-reset restart|exit  what a guest's reset does (restart)\n"
+	"  --supervised             the guest's end is told by the exit status alone\n"
 	"  --stop-timeout SECONDS   on SIGTERM: how long the guest may take to power off (30)\n"
 	"  --log-level error|warn|info|debug   (info)\n"
 	"  --log-file FILE          log there, not to standard error\n"

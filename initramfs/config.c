@@ -21,17 +21,17 @@ void init_config_defaults(struct init_config *config)
 	};
 }
 
-static int set_text(char *to, size_t size, const char *value)
+static int set_text(char *to, size_t size, const char *value, struct policy_why *why)
 {
 	size_t len = strlen(value);
 
 	if (len >= size)
-		return -EINVAL;
+		return policy_refuse(why, "a text of at most %zu bytes", size - 1);
 	memcpy(to, value, len + 1);
 	return 0;
 }
 
-static int set_rescue(struct init_config *config, const char *value)
+static int set_rescue(struct init_config *config, const char *value, struct policy_why *why)
 {
 	bool yes;
 
@@ -40,48 +40,49 @@ static int set_rescue(struct init_config *config, const char *value)
 		return 0;
 	}
 	if (conf_bool(value, &yes))
-		return -EINVAL;
+		return policy_refuse(why, "no, yes or now");
 	config->rescue = yes ? RESCUE_YES : RESCUE_NO;
 	return 0;
 }
 
-static int set_log(struct init_config *config, const char *value)
+static int set_log(struct init_config *config, const char *value, struct policy_why *why)
 {
 	if (strcmp(value, "console") && strcmp(value, "kmsg"))
-		return -EINVAL;
+		return policy_refuse(why, "console or kmsg");
 	config->log_kmsg = !strcmp(value, "kmsg");
 	return 0;
 }
 
-static int set_key(struct init_config *config, const char *key, const char *value)
+static int set_key(struct init_config *config, const char *key, const char *value,
+		   struct policy_why *why)
 {
 	unsigned long n;
 	int level;
 
 	if (!strcmp(key, "exec"))
-		return set_text(config->exec, sizeof(config->exec), value);
+		return set_text(config->exec, sizeof(config->exec), value, why);
 	if (!strcmp(key, "exec-end"))
 		return action_parse(value, ACTIONS_MACHINE | ACTION_BIT(ACTION_CONTINUE),
-				    &config->exec_end);
+				    &config->exec_end, why);
 	if (!strcmp(key, "rescue"))
-		return set_rescue(config, value);
+		return set_rescue(config, value, why);
 	if (!strcmp(key, "autostart"))
-		return conf_bool(value, &config->autostart);
+		return conf_bool(value, &config->autostart) ? policy_refuse(why, "yes or no") : 0;
 	if (!strcmp(key, "modules"))
-		return set_text(config->modules, sizeof(config->modules), value);
+		return set_text(config->modules, sizeof(config->modules), value, why);
 	if (!strcmp(key, "log"))
-		return set_log(config, value);
+		return set_log(config, value, why);
 	if (!strcmp(key, "on-all-stopped"))
 		return action_parse(value, ACTIONS_MACHINE | ACTION_BIT(ACTION_NONE),
-				    &config->on_all_stopped);
+				    &config->on_all_stopped, why);
 	if (!strcmp(key, "log-level")) {
 		level = log_parse_level(value);
 		if (level < 0)
-			return -EINVAL;
+			return policy_refuse(why, "error, warn, info or debug");
 		config->log_level = level;
 	} else if (!strcmp(key, "stop-timeout")) {
 		if (conf_number(value, 0, 86400, &n))
-			return -EINVAL;
+			return policy_refuse(why, "a number of seconds, 0 to 86400,");
 		config->stop_timeout_s = n;
 	} else {
 		return -ENOENT;
@@ -91,6 +92,7 @@ static int set_key(struct init_config *config, const char *key, const char *valu
 
 int init_config_line(void *opaque, const struct conf_line *line)
 {
+	struct policy_why why;
 	int err;
 
 	if (!line->key) {
@@ -100,13 +102,13 @@ int init_config_line(void *opaque, const struct conf_line *line)
 	}
 	if (*line->section)
 		return 0; /* said once, at the section's line */
-	err = set_key(opaque, line->key, line->value);
+	err = set_key(opaque, line->key, line->value, &why);
 	if (err == -ENOENT)
 		log_err("%s:%u: \"%s\": no such key; the line is ignored", line->file, line->line,
 			line->key);
 	else if (err)
-		log_err("%s:%u: %s = \"%s\": not a value that it takes; the line is ignored",
-			line->file, line->line, line->key, line->value);
+		log_err("%s:%u: %s = \"%.100s\": %s is expected; the line is ignored", line->file,
+			line->line, line->key, line->value, why.text);
 	return 0;
 }
 

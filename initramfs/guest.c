@@ -11,15 +11,25 @@
 #include "vm/conf.h"
 #include "vm/log.h"
 
+/* A guest's file that is being read. */
+struct reader {
+	struct guest *guest;
+	unsigned int supervise; /* how many [supervise] */
+};
+
 /*
  * Of a guest's file, PID 1 wants [supervise], whether [guest] has a console, and how long stopping
  * may take; the rest is vinit run's.
  */
 static int guest_line(void *opaque, const struct conf_line *line)
 {
-	struct guest *guest = opaque;
+	struct reader *reader = opaque;
+	struct guest *guest = reader->guest;
 	unsigned long n;
 
+	if (!line->key && !strcmp(line->section, "supervise") && reader->supervise++)
+		log_err("%s:%u: [supervise]: it is there already; its lines count all the same",
+			line->file, line->line);
 	if (policy_line(&guest->policy, line) || !line->key)
 		return 0;
 	if (!strcmp(line->section, "guest") && !strcmp(line->key, "console"))
@@ -31,33 +41,28 @@ static int guest_line(void *opaque, const struct conf_line *line)
 	return 0;
 }
 
-/* The name shows up in logs, in arguments and in a path. */
 static int set_name(struct guest *guest, const char *file)
 {
 	size_t len = strlen(file) - strlen(".conf");
 
-	if (!len || len >= sizeof(guest->name))
+	if (len >= sizeof(guest->name))
 		return -EINVAL;
-	for (size_t i = 0; i < len; i++) {
-		if ((unsigned char)file[i] <= ' ' || file[i] == 0x7f || (!i && file[i] == '-'))
-			return -EINVAL;
-	}
 	memcpy(guest->name, file, len);
 	guest->name[len] = '\0';
-	return 0;
+	return conf_name(guest->name);
 }
 
 static int add_guest(struct guests *guests, const char *dir, const char *file)
 {
 	struct guest *guest = &guests->guest[guests->nr];
+	struct reader reader = { .guest = guest };
 	size_t size = strlen(dir) + strlen(file) + 2;
 
 	memset(guest, 0, sizeof(*guest));
 	guest->stop_s = -1;
 	policy_defaults(&guest->policy);
 	if (set_name(guest, file)) {
-		log_err("%s/%s: not a guest's name: 1 to %d characters, no blanks, no \"-\" first",
-			dir, file, GUEST_NAME_SIZE - 1);
+		log_err("%s/%s: left out: " CONF_NAME_RULE, dir, file);
 		return -EINVAL;
 	}
 	guest->file = malloc(size);
@@ -70,7 +75,7 @@ static int add_guest(struct guests *guests, const char *dir, const char *file)
 	 * Started even if its file is bad: vinit run says what is wrong, and the policy (what was
 	 * read of it) decides how often.
 	 */
-	conf_read(guest->file, guest_line, guest);
+	conf_read(guest->file, guest_line, &reader);
 	guests->nr++;
 	return 0;
 }
@@ -132,11 +137,11 @@ void guests_autostart(struct guests *guests, uint64_t now)
 
 static int start(struct guests *guests, struct guest *guest, uint64_t now)
 {
-	char console[GUEST_NAME_SIZE + 32], stop[16];
+	char console[CONF_NAME_SIZE + 32], stop[16];
 	const char *argv[12] = { "vinit",  "run",      "--config", guest->file,
-				 "--name", guest->name };
+				 "--name", guest->name, "--supervised" };
 	struct child child = { .argv = argv, .exe_fd = guests->exe_fd };
-	unsigned int n = 6;
+	unsigned int n = 7;
 	pid_t pid;
 
 	if (guest->stop_s < 0) {

@@ -10,10 +10,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include "initramfs/policy.h"
+#include "vm/conf.h"
 
-#define GUEST_DIR	"/etc/vinit/guests.d"
-#define GUEST_MAX	256
-#define GUEST_NAME_SIZE 64
+#define GUEST_DIR "/etc/vinit/guests.d"
+#define GUEST_MAX 256
 
 enum guest_state {
 	GUEST_STOPPED,
@@ -22,7 +22,7 @@ enum guest_state {
 };
 
 struct guest {
-	char name[GUEST_NAME_SIZE]; /* the file's, without ".conf" */
+	char name[CONF_NAME_SIZE]; /* the file's, without ".conf" */
 	char *file;
 	struct policy policy;
 	struct policy_history history;

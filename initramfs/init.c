@@ -105,17 +105,38 @@ static void open_stdio(void)
 /*
  * A bug in PID 1. The kernel's answer would be a panic, which waits for a hand at the machine
  * unless panic= is set; this one starts it again. Sent by kill(1) the same signals do nothing.
+ *
+ * The log may be what the bug has broken, a lock held say, so a child that needs none of it is on
+ * its way to the reboot before anything is said.
  */
 static void on_fatal(int sig, siginfo_t *info, void *context)
 {
+	static volatile sig_atomic_t again;
+	pid_t pid;
+
 	(void)context;
 	if (info->si_code <= 0)
 		return;
-	log_err("PID 1: signal %d at %p, a bug: reboot in 5 s", sig, info->si_addr);
-	clock_sleep_ms(5000);
-	if (fork() == 0) {
+	/* A child of PID 1 that has not become another program: its end is an end like others. */
+	if (getpid() != 1) {
+		signal(sig, SIG_DFL);
+		return;
+	}
+	if (again++) {
+		for (;;)
+			pause();
+	}
+	pid = _Fork();
+	if (pid <= 0) {
+		if (pid < 0)
+			log_err("PID 1: signal %d, a bug: reboot in 5 s", sig);
+		clock_sleep_ms(5000);
 		reboot(RB_AUTOBOOT);
-		_exit(1);
+		file_write("/proc/sysrq-trigger", "b");
+		if (pid == 0)
+			_exit(1);
+	} else {
+		log_err("PID 1: signal %d at %p, a bug: reboot in 5 s", sig, info->si_addr);
 	}
 	for (;;)
 		pause();
@@ -126,17 +147,21 @@ static int set_up_signals(void)
 	static const int fatal[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS };
 	static char stack[32768];
 	stack_t alt = { .ss_sp = stack, .ss_size = sizeof(stack) };
-	struct sigaction act = { .sa_sigaction = on_fatal, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+	struct sigaction act = {
+		.sa_sigaction = on_fatal,
+		.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER,
+	};
 	sigset_t set;
 	int fd;
 
 	sigaltstack(&alt, NULL);
-	sigfillset(&act.sa_mask);
 	sigfillset(&set);
-	for (size_t i = 0; i < sizeof(fatal) / sizeof(fatal[0]); i++) {
-		sigaction(fatal[i], &act, NULL);
+	for (size_t i = 0; i < sizeof(fatal) / sizeof(fatal[0]); i++)
 		sigdelset(&set, fatal[i]);
-	}
+	/* A fatal one that is blocked is the end at once, also inside the handler. */
+	act.sa_mask = set;
+	for (size_t i = 0; i < sizeof(fatal) / sizeof(fatal[0]); i++)
+		sigaction(fatal[i], &act, NULL);
 	/* SIGPIPE among them: a write to a closed pipe is an error code and nothing more. */
 	sigprocmask(SIG_SETMASK, &set, NULL);
 	fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);

@@ -2,6 +2,7 @@
 #include "initramfs/policy.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -26,7 +27,33 @@ const char *action_name(enum action action)
 	return (unsigned int)action < ACTION_NR ? action_names[action] : "?";
 }
 
-int action_parse(const char *word, unsigned int allowed, enum action *action)
+int policy_refuse(struct policy_why *why, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(why->text, sizeof(why->text), fmt, ap);
+	va_end(ap);
+	return -EINVAL;
+}
+
+/* "a, b or c" */
+static int refuse_action(struct policy_why *why, unsigned int allowed)
+{
+	size_t len = 0;
+
+	for (unsigned int i = 0; i < ACTION_NR && len < sizeof(why->text); i++) {
+		const char *link = !len ? "" : allowed >> i == 1 ? " or " : ", ";
+
+		if (allowed & ACTION_BIT(i))
+			len += snprintf(why->text + len, sizeof(why->text) - len, "%s%s", link,
+					action_names[i]);
+	}
+	return -EINVAL;
+}
+
+int action_parse(const char *word, unsigned int allowed, enum action *action,
+		 struct policy_why *why)
 {
 	for (unsigned int i = 0; i < ACTION_NR; i++) {
 		if ((allowed & ACTION_BIT(i)) && !strcmp(word, action_names[i])) {
@@ -34,7 +61,7 @@ int action_parse(const char *word, unsigned int allowed, enum action *action)
 			return 0;
 		}
 	}
-	return -EINVAL;
+	return refuse_action(why, allowed);
 }
 
 void policy_defaults(struct policy *policy)
@@ -60,58 +87,61 @@ void policy_defaults(struct policy *policy)
 	(ACTIONS_MACHINE | ACTION_BIT(ACTION_RESTART) | ACTION_BIT(ACTION_STOP) |                  \
 	 ACTION_BIT(ACTION_RESCUE))
 
-static int set_key(struct policy *policy, const char *key, const char *value)
+static int set_number(unsigned int *field, const char *value, unsigned int min, unsigned int max,
+		      struct policy_why *why)
+{
+	unsigned long n;
+
+	if (conf_number(value, min, max, &n))
+		return policy_refuse(why, "a number, %u to %u,", min, max);
+	*field = n;
+	return 0;
+}
+
+static int set_key(struct policy *policy, const char *key, const char *value,
+		   struct policy_why *why)
 {
 	static const char *const on_keys[POLICY_NR] = {
 		[POLICY_POWEROFF] = "on-poweroff", [POLICY_RESET] = "on-reset",
 		[POLICY_CRASH] = "on-crash",	   [POLICY_STOP] = "on-stop",
 		[POLICY_FAILURE] = "on-failure",
 	};
-	unsigned long n;
 
 	for (int i = 0; i < POLICY_NR; i++) {
 		if (on_keys[i] && !strcmp(key, on_keys[i]))
-			return action_parse(value, END_ACTIONS, &policy->on[i]);
+			return action_parse(value, END_ACTIONS, &policy->on[i], why);
 	}
 	if (!strcmp(key, "on-limit"))
 		return action_parse(value, END_ACTIONS & ~ACTION_BIT(ACTION_RESTART),
-				    &policy->on_limit);
+				    &policy->on_limit, why);
 	if (!strcmp(key, "autostart"))
-		return conf_bool(value, &policy->autostart);
+		return conf_bool(value, &policy->autostart) ? policy_refuse(why, "yes or no") : 0;
 	/* A delay of 0 would stay 0 however often it doubles: a busy loop. */
-	if (!strcmp(key, "restart-delay")) {
-		if (conf_number(value, 1, 3600, &n))
-			return -EINVAL;
-		policy->delay_s = n;
-	} else if (!strcmp(key, "restart-limit")) {
-		if (conf_number(value, 0, 1000000, &n))
-			return -EINVAL;
-		policy->limit = n;
-	} else if (!strcmp(key, "restart-window")) {
-		if (conf_number(value, 1, 1000000, &n))
-			return -EINVAL;
-		policy->window_s = n;
-	} else {
-		return -ENOENT;
-	}
-	return 0;
+	if (!strcmp(key, "restart-delay"))
+		return set_number(&policy->delay_s, value, 1, 3600, why);
+	if (!strcmp(key, "restart-limit"))
+		return set_number(&policy->limit, value, 0, 1000000, why);
+	if (!strcmp(key, "restart-window"))
+		return set_number(&policy->window_s, value, 1, 1000000, why);
+	return -ENOENT;
 }
 
 bool policy_line(struct policy *policy, const struct conf_line *line)
 {
+	struct policy_why why;
 	int err;
 
 	if (strcmp(line->section, "supervise"))
 		return false;
 	if (!line->key)
 		return true;
-	err = set_key(policy, line->key, line->value);
+	err = set_key(policy, line->key, line->value, &why);
 	if (err == -ENOENT)
 		log_err("%s:%u: \"%s\": no such key in [supervise]; the line is ignored",
 			line->file, line->line, line->key);
 	else if (err)
-		log_err("%s:%u: %s = \"%s\": not a value that it takes; the line is ignored",
-			line->file, line->line, line->key, line->value);
+		log_err("%s:%u: %s = \"%.100s\": %s is expected; the line is ignored", line->file,
+			line->line, line->key, line->value, why.text);
 	return true;
 }
 

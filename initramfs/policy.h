@@ -31,8 +31,21 @@ enum action {
 /* "restart" for ACTION_RESTART; never NULL. */
 const char *action_name(enum action action);
 
-/* A word to one of the actions whose ACTION_BIT is in @allowed. 0 or -EINVAL; logs nothing. */
-int action_parse(const char *word, unsigned int allowed, enum action *action);
+/* Why a key refuses a value: what goes before "is expected". */
+struct policy_why {
+	char text[96];
+};
+
+/* Writes it, and is -EINVAL. */
+int policy_refuse(struct policy_why *why, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+
+/*
+ * A word to one of the actions whose ACTION_BIT is in @allowed. 0, or -EINVAL with these actions
+ * in @why; logs nothing.
+ */
+int action_parse(const char *word, unsigned int allowed, enum action *action,
+		 struct policy_why *why);
 
 /* How a guest's process ended, as its exit status tells. */
 enum policy_end {

@@ -183,6 +183,18 @@ int conf_bool(const char *value, bool *out)
 	return -EINVAL;
 }
 
+int conf_name(const char *value)
+{
+	static const char chars[] = "abcdefghijklmnopqrstuvwxyz"
+				    "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+				    "0123456789-_.";
+	size_t len = strspn(value, chars);
+
+	if (!len || value[len] || len >= CONF_NAME_SIZE || *value == '.' || *value == '-')
+		return -EINVAL;
+	return 0;
+}
+
 int conf_number(const char *value, unsigned long min, unsigned long max, unsigned long *out)
 {
 	unsigned long n = 0;

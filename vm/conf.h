@@ -36,6 +36,16 @@ int conf_parse(const char *file, const char *buf, size_t len, conf_fn *fn, void 
 /* "yes", "no", "on", "off", "true", "false", "1", "0". 0 or -EINVAL; logs nothing. */
 int conf_bool(const char *value, bool *out);
 
+/*
+ * Is it a guest's name? It shows up in logs, in arguments and in paths, whether an option or a
+ * file's name gives it. 0 or -EINVAL; logs nothing: CONF_NAME_RULE says what is wrong.
+ */
+int conf_name(const char *value);
+
+#define CONF_NAME_SIZE 64 /* with the NUL */
+#define CONF_NAME_RULE                                                                             \
+	"a guest's name has 1 to 63 letters, digits, '-', '_' and '.', neither '-' nor '.' in front"
+
 /* A whole decimal number in [min, max]. 0 or -EINVAL; logs nothing. */
 int conf_number(const char *value, unsigned long min, unsigned long max, unsigned long *out);
 

@@ -287,6 +287,18 @@ end panic 4 --cmdline test=panic
 end exception 4 --cmdline test=exception
 end usage 2 --no-such-option
 
+# The supervisor says how it ended: here only what the exit status leaves open is said.
+if wanted end-supervised; then
+	vinit end --cmdline test=off --supervised
+	is $status 0 "exit status"
+	is "$(cat "$err")" "" "nothing is said of a power-off"
+	vinit end --cmdline test=panic --supervised
+	is $status 4 "exit status"
+	is "$(cat "$err")" "vinit: guest panicked (pvpanic)" "of a panic, that it was one"
+	vinit end --cmdline test=off --supervised --log-file "$tmp/own-log"
+	is "$(grep -c 'the guest powered off' "$tmp/own-log")" 1 "its own log has its end"
+fi
+
 if wanted end-no-kernel; then
 	vinit no-such-payload
 	is $status 1 "exit status"
@@ -341,6 +353,55 @@ if wanted term-reset-loop; then
 	seconds=$(($(date +%s) - seconds))
 	is $status 3 "exit status"
 	at_most $seconds 5 "seconds"
+fi
+
+# The same for longer: then it is made to wait, and is ended at once all the same.
+# A slow machine needs its time for as many as are free; a while later a pause is 2 s or longer.
+looping() {
+	tries=4
+	until wait_for "$err" "resets itself in a loop" || [ $((tries -= 1)) -eq 0 ]; do :; done
+	sleep 4
+}
+if wanted reset-loop; then
+	limit=150
+	rm -f "$tmp/lives"
+	start end --cmdline test=reset --memory 16M --console file="$tmp/lives"
+	looping
+	before=$(grep -c ready "$tmp/lives")
+	sleep 6
+	at_most $(($(grep -c ready "$tmp/lives") - before)) 4 "resets in six seconds, after $before"
+	is "$(grep -c 'resets itself in a loop' "$err")" 1 "it is said once"
+	seconds=$(date +%s)
+	kill -TERM "$pid"
+	finish
+	seconds=$(($(date +%s) - seconds))
+	is $status 3 "exit status"
+	at_most $seconds 2 "seconds"
+	limit=60
+fi
+if wanted reset-loop-key; then
+	if command -v script >/dev/null; then
+		rm -f "$tmp/keys" "$tmp/pid"
+		mkfifo "$tmp/keys"
+		timeout -s KILL 150 script -q -c "echo \$\$ >'$tmp/pid'; '$VINIT' run --kernel '$PAYLOADS/end' \
+			--cmdline test=reset --memory 16M 2>'$err'; echo \$? >'$tmp/status'" /dev/null <"$tmp/keys" >"$out" 2>&1 &
+		job=$!
+		exec 3>"$tmp/keys"
+		tries=100
+		while [ ! -s "$tmp/pid" ] && [ $((tries -= 1)) -gt 0 ]; do sleep 0.1; done
+		pid=$(cat "$tmp/pid")
+		pids="$pids $pid"
+		looping
+		seconds=$(date +%s)
+		printf '\001x' >&3
+		finish
+		exec 3>&-
+		seconds=$(($(date +%s) - seconds))
+		is "$(cat "$tmp/status")" 5 "exit status after Ctrl-A x"
+		at_most $seconds 2 "seconds"
+	else
+		echo "skip reset-loop-key: there is no script(1) here, to make a terminal"
+	fi
 fi
 
 if wanted term-no-time; then

@@ -17,13 +17,13 @@ export LC_ALL
 
 binary=$(realpath -- "${1:?usage: pid1.sh BINARY [CASE...]}") || exit 1
 shift
-busybox=$(command -v busybox) || { echo "pid1: skip: no busybox (busybox-static)"; exit 77; }
+busybox=$(command -v busybox) || { echo "skip pid1: no busybox (busybox-static)"; exit 0; }
 fake=
 case $binary in */test_pid1) fake=1 ;; esac
 namespaces=(-U -r -p -f -m -n -u -i -C --propagation private)
 if ! timeout 10 unshare "${namespaces[@]}" mount -t tmpfs tmpfs /tmp 2>/dev/null; then
-	echo "pid1: skip: no user namespaces here (kernel.unprivileged_userns_clone, user.max_user_namespaces)"
-	exit 77
+	echo "skip pid1: no user namespaces here (kernel.unprivileged_userns_clone, user.max_user_namespaces)"
+	exit 0
 fi
 
 all=$(mktemp -d "${TMPDIR:-/tmp}/pid1.XXXXXX") || exit 1
@@ -39,13 +39,14 @@ trap end_all EXIT
 trap 'exit 130' INT TERM
 
 # What a case left running, which is something if it failed.
-unshare_pid='' cat_pid=''
+unshare_pid='' cat_pid='' hang_pid=''
 end_case() {
 	{
+		[ -z "$hang_pid" ] || { kill -KILL "$hang_pid"; wait "$hang_pid"; }
 		[ -z "$unshare_pid" ] || { kill -KILL "$unshare_pid"; wait "$unshare_pid"; }
 		[ -z "$cat_pid" ] || { kill -KILL "$cat_pid"; wait "$cat_pid"; }
 	} 2>/dev/null
-	unshare_pid='' cat_pid=''
+	unshare_pid='' cat_pid='' hang_pid=''
 }
 
 # new: an empty image; what follows writes into it. conf: vinit.conf. guest NAME: a guest's file.
@@ -233,7 +234,7 @@ case_exec_missing() {
 	END
 	boot && ended 60
 	has 'vinit.conf:1: "no-such-key": no such key'
-	has 'vinit.conf:4: stop-timeout = "soon": not a value'
+	has 'vinit.conf:4: stop-timeout = "soon": a number of seconds, 0 to 86400, is expected; the line is ignored'
 	has '/no/such/file: cannot run it: ENOENT'
 	has 'exec: ended with status 127; action: halt'
 	has 'halting'
@@ -331,7 +332,7 @@ case_backoff() {
 	END
 	boot && ended 60
 	has 'web.conf:6: "bad-key": no such key'
-	has 'web.conf:7: on-crash = "explode": not a value'
+	has 'web.conf:7: on-crash = "explode": stop, restart, poweroff, reboot, halt or rescue is expected'
 	has 'guest web: .*\(status [12]\) after [0-9]+ s; action: restart in 1 s'
 	has 'guest web: .*action: restart in 2 s'
 	has 'guest web: .*action: restart in 4 s'
@@ -451,22 +452,33 @@ case_unmount() {
 	is "$status" $off "how it ended"
 }
 
+# Of a kernel without the trigger: a /proc of links, with one more in it.
+# shellcheck disable=SC2016	# the inner shell's variables
+sysrq='[ -e proc/sysrq-trigger ] || {
+	mkdir p && mount -t proc proc p && umount proc && mount -t tmpfs tmpfs proc || exit 99
+	for f in p/*; do ln -s "/$f" "proc/${f#p/}"; done
+	ln -s /t/sysrq proc/sysrq-trigger
+}'
+sysrq_got() { [ "$(cat "/proc/$pid1/root/t/sysrq" 2>/dev/null)" = "$1" ]; }
+
 # reboot(2) is refused: said so, the other way tried, and PID 1 stays.
-case_reboot_fails() {
+one_reboot_fails() {
 	new
-	wrap='setpriv --bounding-set -sys_boot'
-	boot && seen 60 'nothing left to do'
-	kill -TERM "$pid1"
+	prepare=$sysrq wrap='setpriv --bounding-set -sys_boot'
+	boot && seen 60 'nothing left to do' || return
+	kill -"$1" "$pid1"
 	seen 60 'the machine stays as it is'
 	has 'reboot\(2\): EPERM: PID 1 lacks CAP_SYS_BOOT'
-	if [ -e /proc/sysrq-trigger ]; then
-		is "$(cat "/proc/$pid1/root/t/sysrq")" b "what the SysRq trigger got"
-	else
-		has 'sysrq-trigger: ENOENT'
-	fi
+	is "$(cat "/proc/$pid1/root/t/sysrq")" "$2" "what the SysRq trigger got after SIG$1"
+	hasnt 'sysrq-trigger: E'
 	sleep 1.5
 	kill -0 "$pid1" || bad "PID 1 is gone"
 	{ kill -KILL "$pid1"; ended 60; } 2>/dev/null
+}
+case_reboot_fails() {
+	one_reboot_fails TERM b
+	one_reboot_fails USR2 o
+	one_reboot_fails USR1 ''
 }
 
 # guest_ended NAME HOW: it did, and after no longer than the case has taken.
@@ -523,13 +535,13 @@ case_fake_consoles() {
 		[supervise]
 		autostart = no
 	END
-	guest '-e' <<-END
-	END
+	for name in -e 'a b' web+1; do guest "$name" </dev/null; done
 	boot && seen 60 'guest c: started'
-	seen 60 '^--config /etc/vinit/guests.d/a.conf --name a --stop-timeout 30 \(fake run\)'
-	seen 60 '^--config /etc/vinit/guests.d/b.conf --name b --stop-timeout 30 --console stdio \(fake run\)'
-	seen 60 '^--config /etc/vinit/guests.d/c.conf --name c --console file=/run/vinit/c.console \(fake run\)'
-	has 'guests.d/-e.conf: not a guest.s name'
+	seen 60 '^--config /etc/vinit/guests.d/a.conf --name a --supervised --stop-timeout 30 \(fake run\)'
+	seen 60 '^--config /etc/vinit/guests.d/b.conf --name b --supervised --stop-timeout 30 --console stdio \(fake run\)'
+	seen 60 '^--config /etc/vinit/guests.d/c.conf --name c --supervised --console file=/run/vinit/c.console \(fake run\)'
+	for name in -e 'a b' 'web\+1'; do has "guests.d/$name.conf: left out: a guest's name has 1 to 63 letters"; done
+	is "$(grep -c 'guest [^ ]*: started' "$log")" 3 "guests started"
 	hasnt 'guest d'
 	[ -d "/proc/$pid1/root/run/vinit" ] || bad "no /run/vinit"
 	kill -USR2 "$pid1"
@@ -537,6 +549,82 @@ case_fake_consoles() {
 	has 'asking 3 guests to power off, for up to 45 s'
 	has 'guest c: powered off \(status 0\) after'
 	is "$status" $off "how it ended"
+}
+
+# A bug in PID 1: said, and the machine is started again. Not even a log that hangs holds that up.
+one_fault() {
+	local how=$1
+
+	new
+	echo -n "$how" >"$image/t/fault"
+	boot && seen 60 'nothing left to do' || return
+	started=$SECONDS
+	kill -INT "$pid1"
+	sleep 2
+	# Once more, by kill(1) and from the same cause: neither makes it worse.
+	{ kill -SEGV "$pid1" && kill -INT "$pid1"; } || bad "PID 1 is gone at once"
+	ended 60
+	[ $((SECONDS - started)) -ge 4 ] || bad "it took $((SECONDS - started)) s, not 5"
+	[ "$how" = log ] || is "$(grep -cE 'PID 1: signal 11 at 0x[0-9a-f]+, a bug: reboot in 5 s' "$log")" 1 "lines about it"
+	hasnt 'going down'
+	is "$status" $rebooted "how it ended after \"$how\""
+}
+case_fake_fault() {
+	one_fault segv
+	one_fault stack
+	one_fault log
+}
+case_fake_fault_no_reboot() {
+	new
+	echo -n segv >"$image/t/fault"
+	prepare=$sysrq wrap='setpriv --bounding-set -sys_boot'
+	boot && seen 60 'nothing left to do' || return
+	kill -INT "$pid1"
+	within 60 sysrq_got b || bad "the SysRq trigger got nothing"
+	sleep 1
+	kill -0 "$pid1" || bad "PID 1 is gone"
+	{ kill -KILL "$pid1"; ended 60; } 2>/dev/null
+}
+# In a child of PID 1 it is the child's end.
+case_fake_fault_child() {
+	new
+	echo -n child >"$image/t/fault"
+	boot && seen 60 'nothing left to do' && kill -USR2 "$pid1" && ended 60
+	has 'powering off'
+	hasnt 'a bug'
+	is "$status" $off "how it ended"
+}
+
+# A file system that answers no more, not even to a kill. What serves it is out of PID 1's reach: a disk's driver is, too.
+case_fake_hung_disk() {
+	if [ ! -r /dev/fuse ]; then
+		echo "  skip: no /dev/fuse here, or not for this user"
+		return
+	fi
+	new
+	prepare='touch t/fast dev/fuse && mount --bind /dev/fuse dev/fuse'
+	boot && seen 60 'nothing left to do' || return
+	nsenter --preserve-credentials -U -m -r -t "$pid1" /init hang /mnt >"$work/hang" 2>&1 &
+	hang_pid=$!
+	within 60 grep -Eq '^(hung|no FUSE|/mnt)' "$work/hang"
+	if grep -q '^no FUSE' "$work/hang"; then
+		echo "  skip: $(grep '^no FUSE' "$work/hang")"
+		return
+	fi
+	grep -qx hung "$work/hang" || bad "no file system that hangs: $(cat "$work/hang")"
+	started=$SECONDS
+	kill -TERM "$pid1"
+	seen 60 'unmounting: still at it'
+	seen 60 'unmounting: not done in 90 s: going on without'
+	seen 60 '^vinit: rebooting'
+	sleep 0.5
+	hasnt 'unmounted'
+	# The namespace's end waits for the process that hangs; a machine's does not.
+	{ kill -KILL "$hang_pid"; wait "$hang_pid"; } 2>/dev/null
+	hang_pid=
+	ended 60
+	[ $((SECONDS - started)) -le 40 ] || bad "it took $((SECONDS - started)) s"
+	is "$status" $rebooted "how it ended"
 }
 
 vmm_pid() { # NAME: of the last VMM started, in the namespace

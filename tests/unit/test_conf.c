@@ -7,8 +7,17 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "cmd/config.h"
 #include "vm/conf.h"
+#include "vm/kvm.h"
 #include "vm/log.h"
+
+/* What vm/memory.o links to and this test never reaches. */
+int kvm_ioctl_named(int fd, unsigned long request, const char *name, void *arg)
+{
+	(void)fd, (void)request, (void)name, (void)arg;
+	return -ENOSYS;
+}
 
 /* What the callback saw, as one text; the log goes to a file that is read back. */
 static char seen[8192];
@@ -212,6 +221,127 @@ static void values(void)
 		 sizeof(long) == 8 ? 0 : -EINVAL);
 }
 
+static void names(void)
+{
+	static const char *const yes[] = { "a", "web-1", "Web_1.prod", "_", "0", "a.", "a-" };
+	static const char *const no[] = { "",	 ".",	"-",	".a",	"-a",	"a b",	 "a/b",
+					  "a+b", "a\n", "\xc3\xa4", "a\x7f", "a,b", "a=b", "a:b" };
+	char text[80];
+
+	for (size_t i = 0; i < sizeof(yes) / sizeof(yes[0]); i++)
+		CHECK_EQ(conf_name(yes[i]), 0);
+	for (size_t i = 0; i < sizeof(no) / sizeof(no[0]); i++)
+		CHECK_EQ(conf_name(no[i]), -EINVAL);
+	memset(text, 'x', sizeof(text));
+	text[63] = '\0';
+	CHECK_EQ(conf_name(text), 0);
+	text[63] = 'x';
+	text[64] = '\0';
+	CHECK_EQ(conf_name(text), -EINVAL);
+}
+
+/*
+ * --- what run makes of it ----------------------------------------------------------------------
+ */
+
+static struct guest_config guest;
+
+/* Reads @text as a guest's file, or @argv where there is one. */
+static int run_config(const char *text, int argc, char **argv)
+{
+	char path[] = "/tmp/test_conf.XXXXXX", log[] = "/tmp/test_conf.XXXXXX";
+	int fd = mkstemp(path), log_fd = mkstemp(log), err;
+	ssize_t n;
+
+	unlink(log);
+	CHECK_EQ(write(fd, text, strlen(text)), strlen(text));
+	close(fd);
+	config_free(&guest);
+	config_init(&guest);
+	log_set_fd(log_fd, false);
+	err = argv ? config_args(&guest, argc, argv) : config_file(&guest, path);
+	log_set_fd(2, false);
+	n = pread(log_fd, log_text, sizeof(log_text) - 1, 0);
+	log_text[n > 0 ? n : 0] = '\0';
+	close(log_fd);
+	unlink(path);
+	return err;
+}
+
+/* Only disks are many: a second section of another kind would mix with the first. */
+static void run_sections(void)
+{
+	static const struct {
+		const char *text, *log;
+	} row[] = {
+		{ "[guest]\ncpus = 2\n[disk]\npath = a\n[disk]\npath = b\n[vsock]\ncid = 3\n", NULL },
+		{ "[supervise]\n[guest]\n[supervise]\n", NULL },
+		{ "[vsock]\ncid = 3\n\n[vsock]\ncid = 4\n", ":4: [vsock]: it is there already" },
+		{ "[vsock]\n[vsock]\n", ":2: [vsock]: it is there already" },
+		{ "[guest]\n[disk]\npath = a\n[guest]\ncpus = 2\n", ":4: [guest]: it is there already" },
+		{ "[gast]\n", ":1: unknown section [gast]" },
+	};
+
+	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
+		CHECK_EQ(run_config(row[i].text, 0, NULL), row[i].log ? -EINVAL : 0);
+		if (row[i].log)
+			CHECK(strstr(log_text, row[i].log));
+		else
+			CHECK_STR(log_text, "");
+	}
+	CHECK_EQ(run_config(row[0].text, 0, NULL), 0);
+	CHECK_EQ(guest.nr_disks, 2);
+	CHECK_STR(guest.disk[1].path, "b");
+	CHECK_EQ(guest.vsock_cid, 3);
+	/* Options may repeat: the later one wins. */
+	CHECK_EQ(run_config("", 4, (char *[]){ "--vsock", "cid=3", "--vsock", "cid=4" }), 0);
+	CHECK_EQ(guest.vsock_cid, 4);
+}
+
+static void run_disks(void)
+{
+	char *argv[2 * (ARCH_MAX_VIRTIO + 1)];
+
+	for (int i = 0; i < ARCH_MAX_VIRTIO + 1; i++) {
+		argv[2 * i] = "--disk";
+		argv[2 * i + 1] = "path=x";
+	}
+	CHECK_EQ(run_config("", 2 * ARCH_MAX_VIRTIO, argv), 0);
+	CHECK_EQ(guest.nr_disks, ARCH_MAX_VIRTIO);
+	CHECK_EQ(run_config("", 2 * (ARCH_MAX_VIRTIO + 1), argv), -EINVAL);
+	CHECK(strstr(log_text, "32 virtio devices"));
+}
+
+/* A key that takes fixed words names them all when it gets another. */
+static void run_words(void)
+{
+	static const struct {
+		char *option, *value;
+		const char *words;
+	} row[] = {
+		{ "--console", "tty", "stdio, null, pty, file=PATH or unix=PATH is expected" },
+		{ "--virtio-console", "", "stdio, null, pty, file=PATH or unix=PATH is expected" },
+		{ "--on-reset", "stop", "restart or exit is expected" },
+		{ "--log-level", "all", "error, warn, info or debug is expected" },
+		{ "--rng=maybe", NULL, "yes or no is expected" },
+		{ "--cmdline-only=2", NULL, "yes or no is expected" },
+		{ "--supervised=x", NULL, "yes or no is expected" },
+		{ "--disk", "path=a,readonly=x", "yes or no is expected" },
+		{ "--vsock", "cid=3,backend=user", "vhost is the only back end" },
+		{ "--memory", "16M,hugepage", "only \"hugepages\" may follow" },
+		{ "--name", "a b", CONF_NAME_RULE },
+		{ "--name", "-a", CONF_NAME_RULE },
+	};
+
+	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
+		char *argv[] = { row[i].option, row[i].value };
+
+		CHECK_EQ(run_config("", row[i].value ? 2 : 1, argv), -EINVAL);
+		CHECK(strstr(log_text, row[i].words));
+	}
+	config_free(&guest);
+}
+
 int main(void)
 {
 	RUN(good);
@@ -220,5 +350,9 @@ int main(void)
 	RUN(stops_at_callback);
 	RUN(files);
 	RUN(values);
+	RUN(names);
+	RUN(run_sections);
+	RUN(run_disks);
+	RUN(run_words);
 	return TEST_RESULT();
 }

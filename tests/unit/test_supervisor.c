@@ -10,8 +10,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <unistd.h>
+#include "cmd/pace.h"
 #include "initramfs/button.h"
 #include "initramfs/config.h"
+#include "initramfs/guest.h"
 #include "initramfs/mounts.h"
 #include "initramfs/policy.h"
 #include "initramfs/shutdown.h"
@@ -182,6 +184,119 @@ static void supervise_section(void)
 	CHECK(!strstr(log_text, "f:10: "));
 }
 
+/* Why each is refused: the words that it would have taken. */
+static void supervise_words(void)
+{
+	static const char bad[] = "[supervise]\non-crash=explode\non-limit=restart\nautostart=x\n"
+				  "restart-delay=0\nrestart-limit=x\nrestart-window=0\n";
+	static const char *const want[] = {
+		"f:2: on-crash = \"explode\": stop, restart, poweroff, reboot, halt or rescue is expected;",
+		"f:3: on-limit = \"restart\": stop, poweroff, reboot, halt or rescue is expected;",
+		"f:4: autostart = \"x\": yes or no is expected;",
+		"f:5: restart-delay = \"0\": a number, 1 to 3600, is expected;",
+		"f:6: restart-limit = \"x\": a number, 0 to 1000000, is expected;",
+		"f:7: restart-window = \"0\": a number, 1 to 1000000, is expected;",
+	};
+	struct policy policy;
+
+	policy_defaults(&policy);
+	log_begin();
+	CHECK_EQ(conf_parse("f", bad, sizeof(bad) - 1, policy_only, &policy), 0);
+	log_end();
+	for (size_t i = 0; i < NR(want); i++)
+		CHECK(strstr(log_text, want[i]));
+}
+
+/*
+ * --- the guests' files -------------------------------------------------------------------------
+ */
+
+static void guest_files(void)
+{
+	static const struct {
+		const char *name, *text;
+	} file[] = {
+		{ "a.conf", "[supervise]\nrestart-limit=1\n[guest]\n[supervise]\nrestart-delay=2\n" },
+		{ "a b.conf", "" },
+		{ "b.conf.off", "" },
+		{ "c+1.conf", "" },
+		{ "-d.conf", "" },
+		{ "e_1.x.conf", "" },
+	};
+	char dir[] = "/tmp/test_supervisor.XXXXXX", path[80];
+	struct guests guests = { 0 };
+
+	CHECK(mkdtemp(dir));
+	for (size_t i = 0; i < NR(file); i++) {
+		FILE *f;
+
+		snprintf(path, sizeof(path), "%s/%s", dir, file[i].name);
+		f = fopen(path, "w");
+		CHECK(f && fputs(file[i].text, f) >= 0);
+		fclose(f);
+	}
+	log_begin();
+	guests_load(&guests, dir);
+	log_end();
+	CHECK_EQ(guests.nr, 2);
+	CHECK_STR(guests.guest[0].name, "a");
+	CHECK_STR(guests.guest[1].name, "e_1.x");
+	CHECK_EQ(guests.guest[0].policy.limit, 1);
+	CHECK_EQ(guests.guest[0].policy.delay_s, 2);
+	CHECK(strstr(log_text, "a.conf:4: [supervise]: it is there already"));
+	/* With the file's name, and with --name's own words. */
+	CHECK(strstr(log_text, "/a b.conf: left out: " CONF_NAME_RULE));
+	CHECK(strstr(log_text, "/c+1.conf: left out: " CONF_NAME_RULE));
+	CHECK(strstr(log_text, "/-d.conf: left out: " CONF_NAME_RULE));
+	for (unsigned int i = 0; i < guests.nr; i++)
+		free(guests.guest[i].file);
+	free(guests.guest);
+	for (size_t i = 0; i < NR(file); i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, file[i].name);
+		unlink(path);
+	}
+	rmdir(dir);
+}
+
+/*
+ * --- resets in place ---------------------------------------------------------------------------
+ */
+
+static void reset_pace(void)
+{
+	static const unsigned int pauses[] = { 250, 500, 1000, 2000, 4000, 8000, 8000, 8000 };
+	struct pace pace = { 0 };
+	uint64_t ms = 0;
+	unsigned int n;
+
+	/* A burst is free, then it gets slower and slower. */
+	for (int i = 0; i < PACE_FREE; i++)
+		CHECK_EQ(pace_reset(&pace, 0), 0);
+	CHECK(PACE_FREE >= 120); /* what tests reset in a row */
+	for (size_t i = 0; i < NR(pauses); i++)
+		CHECK_EQ(pace_reset(&pace, i ? PACE_EACH_MS - 1 : 0), pauses[i]);
+	/* One good life is one that costs nothing, and no more; a long one makes all good. */
+	pace.told = true;
+	CHECK_EQ(pace_reset(&pace, PACE_EACH_MS), 0);
+	CHECK_EQ(pace_reset(&pace, 0), 8000);
+	CHECK(pace.told);
+	CHECK_EQ(pace_reset(&pace, 1ull << 40), 0);
+	CHECK_EQ(pace.debt_ms, PACE_EACH_MS);
+	CHECK_EQ(pace.pause_ms, 0);
+	CHECK(!pace.told);
+	/* A second each is no loop, however often. */
+	for (int i = 0; i < 100000; i++)
+		CHECK_EQ(pace_reset(&pace, PACE_EACH_MS), 0);
+	/* No mix of lives gets two a second: here each as short as costs nothing. */
+	for (n = 0; n < 10000; n++) {
+		struct pace now = pace;
+		unsigned int life = pace_reset(&now, 0) > PACE_EACH_MS ? PACE_EACH_MS : 0;
+
+		ms += life + pace_reset(&pace, life);
+	}
+	CHECK(ms > (uint64_t)(n - PACE_FREE) * 500);
+}
+
 /*
  * --- the appliance's settings ------------------------------------------------------------------
  */
@@ -249,14 +364,14 @@ static void kernel_words(void)
 		"vinit.exec-end=none "
 		"vinit.on-all-stopped=restart vinit.log=tape vinit.log-level=loud vinit.exec-end=reboot");
 	CHECK(strstr(log_text, "\"nonsense\": no such key"));
-	CHECK(strstr(log_text, "rescue = \"perhaps\""));
-	CHECK(strstr(log_text, "autostart = \"\""));
+	CHECK(strstr(log_text, "rescue = \"perhaps\": no, yes or now is expected"));
+	CHECK(strstr(log_text, "autostart = \"\": yes or no is expected"));
 	CHECK(strstr(log_text, "\"\": no such key"));
-	CHECK(strstr(log_text, "stop-timeout = \"-1\""));
-	CHECK(strstr(log_text, "exec-end = \"none\""));
-	CHECK(strstr(log_text, "on-all-stopped = \"restart\""));
-	CHECK(strstr(log_text, "log = \"tape\""));
-	CHECK(strstr(log_text, "log-level = \"loud\""));
+	CHECK(strstr(log_text, "stop-timeout = \"-1\": a number of seconds, 0 to 86400, is expected"));
+	CHECK(strstr(log_text, "exec-end = \"none\": continue, poweroff, reboot or halt is expected"));
+	CHECK(strstr(log_text, "on-all-stopped = \"restart\": none, poweroff, reboot or halt is expected"));
+	CHECK(strstr(log_text, "log = \"tape\": console or kmsg is expected"));
+	CHECK(strstr(log_text, "log-level = \"loud\": error, warn, info or debug is expected"));
 	CHECK(config.autostart);
 	CHECK_EQ(config.exec_end, ACTION_REBOOT);
 
@@ -527,6 +642,9 @@ int main(void)
 	RUN(defaults);
 	RUN(schedule);
 	RUN(supervise_section);
+	RUN(supervise_words);
+	RUN(guest_files);
+	RUN(reset_pace);
 	RUN(kernel_words);
 	RUN(vinit_conf);
 	RUN(too_long);
