@@ -11,7 +11,7 @@ for i in $(seq 30); do
 	dd if=/dev/zero of=$T/disk$i bs=1M count=1 2>/dev/null
 	[ "$i" = 30 ] || disks="$disks --disk path=$T/disk$i"
 done
-/t/vsocktool --timeout 280 listen 2000 echo >/dev/null 2>&1 &
+/t/vsocktool --timeout 480 listen 2000 echo >/dev/null 2>&1 &
 server=$!
 
 begin devices_33_refused
@@ -24,7 +24,7 @@ want "words" logged "at most 32 virtio devices"
 end
 
 begin devices_32_busy
-limit=260
+limit=460
 # shellcheck disable=SC2086	# words
 guest "busy $windows" --cpus 2 --memory 512M $disks --rng --vsock cid=60 --virtio-console file=$T/hvc
 want "exit status $status" is $status 0
@@ -40,6 +40,7 @@ tr -d '\r' <$T/hvc | grep -v '^line [0-9]*, and some more so that it is a line o
 want "the console's lines: $(head -3 $T/odd)" [ "$(wc -l <$T/odd)" = 0 ]
 want "console lines in order" [ "$(sed -n 's/^line \([0-9]*\),.*/\1/p' $T/hvc | awk '$1 != NR - 1 { n++ } END { print n + 0 }')" = 0 ]
 grep -E '^(stalled|FAIL|complaint)' "$T/$name.out" | head -20
+echo "  windows, in 10 s: $(tr -d '\r' <"$T/$name.out" | sed -n 's/^window .*: //p' | tr '\n' ' ')"
 tr -d '\r' <"$T/$name.out" | sed -n 's/^rounds //p' | sort -k2 -n | sed -n '1,3p; $p' | sed 's/^/  rounds: /'
 echo "  interrupts: $(echo $lines)"
 end
