@@ -78,12 +78,14 @@ hardening := \
 	-fno-asynchronous-unwind-tables
 
 arch-cflags :=
+arch-ldflags := -Wl,-z,separate-code
+link-script :=
 include arch/$(ARCH)/Makefile.flags
 
 all-cflags := -std=gnu11 -D_GNU_SOURCE $(libc-cflags) -I. -include $(O)/config.h \
 	      $(warnings) $(hardening) $(arch-cflags) $(CFLAGS)
 all-ldflags := -Wl,-z,relro,-z,now -Wl,-z,noexecstack -Wl,--gc-sections -Wl,--build-id=none \
-	       -Wl,-z,separate-code $(LDFLAGS)
+	       $(arch-ldflags) $(LDFLAGS)
 
 # --- what is built ---------------------------------------------------------------------------------
 
@@ -112,14 +114,15 @@ all: $(O)/vinit
 $(O)/vinit: $(O)/vinit.debug
 	$(call cmd,strip)
 
-$(O)/vinit.debug: $(objs) $(O)/.objs
+$(O)/vinit.debug: $(objs) $(O)/.objs $(link-script)
 	$(call cmd,link)
 
 $(objs): $(O)/%.o: %.c $(O)/.flags $(O)/config.h $(uapi)
 	$(call cmd,cc)
 
-# Programs for tests, run in the nested host and its guests.
+# Programs for tests, run in the nested host and its guests. The linker's own layout is good enough for them.
 guest-tools: $(guest-tools)
+$(guest-tools): private all-ldflags := $(filter-out $(arch-ldflags),$(all-ldflags))
 
 $(O)/tests/guest/%.o: tests/guest/%.c $(O)/.flags $(O)/config.h $(uapi)
 	$(call cmd,cc)

@@ -19,18 +19,31 @@ struct memory;
 struct vcpu;
 struct vm;
 
+/* Slots for virtio devices; every map has room for as many. */
 #define ARCH_MAX_VIRTIO 32
 
 /* "x86_64" */
 extern const char arch_name[];
 
+/* The kernel files that arch_boot() takes, for the help: "bzImage or ELF vmlinux". */
+extern const char arch_kernel_formats[];
+
+/* Whether the interrupt controller is a GIC, of which there are versions to choose from. */
+extern const bool arch_has_gic;
+
 /* Capabilities that this architecture needs or likes, ended by a NULL name. */
 extern const struct kvm_cap *const arch_kvm_caps;
+
+/*
+ * What this machine's kernels are told before the user's words: "console=ttyS0 panic=1" and what
+ * else it takes.
+ */
+extern const char arch_cmdline[];
 
 /* A range of guest RAM. */
 struct arch_ram {
 	uint64_t gpa;
-	uint64_t size;
+	uint64_t size; /* bytes */
 };
 
 #define ARCH_MAX_RAM 2
@@ -39,40 +52,61 @@ struct arch_ram {
 extern const uint64_t arch_min_ram, arch_max_ram;
 
 /*
- * Splits @size bytes around the machine's holes. Returns how many ranges, 0 when the size is out of
- * bounds (16 MiB and up).
+ * Splits @size bytes around the machine's holes, if it has any. Returns how many ranges, by
+ * address; 0 when the size is out of the bounds above or not a multiple of the largest page that a
+ * host may have.
  */
 unsigned int arch_ram_layout(uint64_t size, struct arch_ram ram[ARCH_MAX_RAM]);
 
-/* The most vCPUs this architecture's map allows, to be held against KVM's own limit. */
+/*
+ * Why /dev/kvm is not there, in a sentence that names what to check on such a host. @err: errno of
+ * open(), positive. Static text; NULL for an errno that means the same everywhere (EACCES, say),
+ * for which vm/kvm.c has the words.
+ */
+const char *arch_kvm_explain(int err);
+
+/*
+ * The type that KVM_CREATE_VM takes for a machine of @ram_size bytes (arm64: how wide its addresses
+ * are). 0 or -errno; logs.
+ */
+int arch_vm_type(const struct kvm *kvm, uint64_t ram_size, unsigned long *type);
+
+/* The most vCPUs this architecture's map allows, to be held against KVM's own, kvm->max_vcpus. */
 unsigned int arch_max_vcpus(const struct kvm *kvm);
 
-/* Where virtio device @i (< ARCH_MAX_VIRTIO) lives and what it interrupts with. */
+/*
+ * Where virtio device @i (< ARCH_MAX_VIRTIO) lives and what it interrupts with, by an edge. Several
+ * may share a line, none shares a page of any host.
+ */
 struct arch_slot {
-	uint64_t base;
-	uint64_t size;
-	uint32_t gsi;
+	uint64_t base; /* guest address */
+	uint64_t size; /* bytes */
+	uint32_t gsi;  /* as KVM_IRQFD takes it */
 };
 void arch_virtio_slot(unsigned int i, struct arch_slot *slot);
 
 /*
  * Right after KVM_CREATE_VM, before RAM and vCPUs: what must come first (x86: TSS, identity map,
- * irqchip, PIT).
+ * irqchip, PIT; arm64: the choice of a GIC, which bounds the vCPUs). vm->config says what is asked
+ * for. 0 or -errno; logs. What it made by then is arch_vm_fini()'s to free, here and below.
  */
 int arch_vm_init(struct vm *vm);
 
-/* After KVM_CREATE_VCPU of each vCPU: features, CPUID, MSRs. */
+/*
+ * Once a vCPU, when KVM_CREATE_VCPU has made all of them (x86: CPUID, MSRs, LAPIC; arm64: the
+ * target and its features). 0 or -errno; logs.
+ */
 int arch_vcpu_init(struct vcpu *vcpu);
 
-/* When all vCPUs exist, before any irqfd (arm64: the GIC). */
+/* When all vCPUs are initialised, before any irqfd (arm64: the GIC). 0 or -errno; logs. */
 int arch_vm_finish(struct vm *vm);
 
-/* Frees what the architecture holds. */
+/* Frees what the architecture holds; good for a VM whose arch_vm_init() failed, too. */
 void arch_vm_fini(struct vm *vm);
 
 /*
  * The machine's platform devices (serial port on @console, clock, power control, panic device), on
- * the buses of @vm. They are freed by arch_vm_fini().
+ * the buses of @vm. They are freed by arch_vm_fini(). 0 or -errno; logs.
  */
 int arch_devices(struct vm *vm, struct console *console);
 
@@ -80,8 +114,7 @@ int arch_devices(struct vm *vm, struct console *console);
 struct arch_boot {
 	const char *kernel;  /* path */
 	const char *initrd;  /* path or NULL */
-	const char *cmdline; /* the user's words */
-	bool cmdline_only;   /* leave out vinit's own words, which come first otherwise */
+	const char *cmdline; /* whole, maybe empty; copied into the guest */
 	unsigned int nr_virtio; /* slots 0 to nr_virtio - 1 are in use */
 };
 
@@ -92,21 +125,28 @@ struct arch_boot {
 int arch_boot(struct vm *vm, const struct arch_boot *boot);
 
 /*
- * Handles the exit that vcpu->run describes if it is the architecture's own. 1: handled, go on; 0:
- * not mine; -errno: the vCPU can't go on.
+ * Handles the exit that vcpu->run describes if it is the architecture's own; MMIO is everybody's
+ * and doesn't come here. 1: handled, go on; 0: not mine; -errno: the vCPU can't go on, and the
+ * guest has crashed unless vm_end() was told something else. On the vCPU's thread.
  */
 int arch_vcpu_exit(struct vcpu *vcpu);
 
-/* Prints what is known about a vCPU that died (instruction pointer and the like), for the log. */
+/* Logs what is known about a vCPU that died: instruction pointer and such. On its thread. */
 void arch_vcpu_dump(struct vcpu *vcpu);
 
-/* Presses the guest's power button. Any thread. */
+/*
+ * Presses the guest's power button. A guest without a driver for it does nothing, and nobody is
+ * told. Any thread.
+ */
 void arch_power_button(struct vm *vm);
 
 /* KVM_IRQ_LINE's number for a GSI as KVM_IRQFD takes it. */
 uint32_t arch_irq_number(uint32_t gsi);
 
-/* One line a fact for `vinit check`; returns how many problems it told of. */
+/*
+ * Prints to stdout what this host can do, for `vinit check`: "ok", "absent" or "MISSING" and a fact
+ * a line. Returns how many of them keep guests from running.
+ */
 int arch_check(const struct kvm *kvm);
 
 #endif

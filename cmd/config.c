@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include "arch/arch.h"
 #include "vm/conf.h"
 #include "vm/log.h"
 #include "vm/memory.h"
@@ -99,6 +100,19 @@ static why_t set_memory(struct guest_config *c, const char *value)
 		c->hugepages = true;
 	}
 	c->memory = bytes;
+	return NULL;
+}
+
+static why_t set_gic(struct guest_config *c, const char *value)
+{
+	if (!arch_has_gic)
+		return "this machine has no GIC: the option is for aarch64 alone";
+	if (!strcmp(value, "2"))
+		c->gic = 2;
+	else if (!strcmp(value, "3"))
+		c->gic = 3;
+	else
+		return "a GIC's version, 2 or 3, is expected";
 	return NULL;
 }
 
@@ -244,6 +258,7 @@ static const struct key guest_keys[] = {
 	{ "cmdline-only", true, set_cmdline_only },
 	{ "cpus", false, set_cpus },
 	{ "memory", false, set_memory },
+	{ "gic", false, set_gic },
 	{ "console", false, set_console },
 	{ "virtio-console", false, set_vconsole },
 	{ "rng", true, set_rng },

@@ -24,6 +24,7 @@ struct guest_config {
 	unsigned int cpus;
 	uint64_t memory; /* bytes */
 	bool hugepages;
+	unsigned int gic; /* version, 0: the host's best */
 	char *console;
 	char *vconsole; /* NULL: no virtio console */
 	bool rng;

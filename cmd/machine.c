@@ -41,6 +41,7 @@ struct machine {
 	struct vm vm;
 
 	/* The host's side, which outlives resets. */
+	char *cmdline;		  /* the kernel's, whole */
 	struct console *console;  /* the serial port's end */
 	struct console *vconsole; /* the virtio console's; may be the same */
 	unsigned int nr_devs;
@@ -240,6 +241,21 @@ static void on_escape(void *opaque, char key)
  * --- the host's side --------------------------------------------------------------------------------
  */
 
+/* The architecture's words first, so that the user's win. */
+static int make_cmdline(struct machine *m)
+{
+	const struct guest_config *c = m->config;
+	const char *own = c->cmdline_only ? "" : arch_cmdline;
+	const char *user = c->cmdline ? c->cmdline : "";
+
+	if (asprintf(&m->cmdline, "%s%s%s", own, *own && *user ? " " : "", user) < 0) {
+		m->cmdline = NULL;
+		log_err("out of memory");
+		return -ENOMEM;
+	}
+	return 0;
+}
+
 static int open_consoles(struct machine *m)
 {
 	const struct guest_config *c = m->config;
@@ -339,17 +355,21 @@ static void take_down(struct machine *m)
 static int build(struct machine *m)
 {
 	const struct guest_config *c = m->config;
-	struct arch_boot boot = {
+	const struct vm_config config = {
+		.nr_vcpus = c->cpus,
+		.ram_size = c->memory,
+		.backing = c->hugepages ? MEMORY_HUGETLB : MEMORY_ANON,
+		.gic = c->gic,
+	};
+	const struct arch_boot boot = {
 		.kernel = c->kernel,
 		.initrd = c->initrd,
-		.cmdline = c->cmdline ? c->cmdline : "",
-		.cmdline_only = c->cmdline_only,
+		.cmdline = m->cmdline,
 		.nr_virtio = m->nr_devs,
 	};
 	int ret;
 
-	ret = vm_create(&m->vm, &m->kvm, &m->loop, c->cpus, c->memory,
-			c->hugepages ? MEMORY_HUGETLB : MEMORY_ANON);
+	ret = vm_create(&m->vm, &m->kvm, &m->loop, &config);
 	if (ret)
 		return ret;
 	ret = arch_devices(&m->vm, m->console);
@@ -359,6 +379,7 @@ static int build(struct machine *m)
 		struct virtio_mmio *mmio = calloc(1, sizeof(*mmio));
 
 		if (!mmio) {
+			log_err("out of memory");
 			ret = -ENOMEM;
 			goto err;
 		}
@@ -489,7 +510,7 @@ int machine_run(const struct guest_config *config)
 		return EXIT_FAILED;
 	}
 	m->config = config;
-	if (kvm_open(&m->kvm))
+	if (make_cmdline(m) || kvm_open(&m->kvm))
 		goto out_free;
 	if (event_loop_init(&m->loop))
 		goto out_kvm;
@@ -511,6 +532,7 @@ out_signals:
 out_kvm:
 	kvm_close(&m->kvm);
 out_free:
+	free(m->cmdline);
 	free(m);
 	return status;
 }

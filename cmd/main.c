@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: MIT */
+#include <elf.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include "arch/arch.h"
 #include "cmd/cmd.h"
@@ -62,8 +67,36 @@ static void open_std_fds(void)
 		close(fd);
 }
 
+extern const Elf64_Dyn _DYNAMIC[] __attribute__((visibility("hidden")));
+
+/*
+ * Makes read-only what is constant after relocation (PT_GNU_RELRO). It is the dynamic loader's task,
+ * and a static binary has none; musl's start code leaves it undone. Whole pages of it: where the
+ * host's are larger than the linker's, the rest stays writable.
+ */
+static void protect_relro(void)
+{
+	const Elf64_Phdr *phdr = (const Elf64_Phdr *)getauxval(AT_PHDR);
+	unsigned long nr = phdr ? getauxval(AT_PHNUM) : 0;
+	uintptr_t page = getauxval(AT_PAGESZ), base = 0, start = 0, end = 0;
+
+	for (unsigned long i = 0; i < nr; i++) {
+		if (phdr[i].p_type == PT_DYNAMIC)
+			base = (uintptr_t)_DYNAMIC - phdr[i].p_vaddr;
+		if (phdr[i].p_type == PT_GNU_RELRO) {
+			start = phdr[i].p_vaddr;
+			end = start + phdr[i].p_memsz;
+		}
+	}
+	start = (base + start) & -page;
+	end = (base + end) & -page;
+	if (start < end && mprotect((void *)start, end - start, PROT_READ) < 0)
+		log_warn("relocated data stays writable: mprotect: %s", errno_name(errno));
+}
+
 int main(int argc, char **argv)
 {
+	protect_relro();
 #if CONFIG_INIT
 	if (getpid() == 1)
 		init_main(argc, argv);

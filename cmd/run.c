@@ -5,11 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "arch/arch.h"
 #include "cmd/cmd.h"
 #include "cmd/config.h"
 #include "cmd/machine.h"
 #include "vm/log.h"
 
+/* %s: what a kernel may be here, and vinit's own words for it. */
 static const char help[] =
 	"usage: vinit run [OPTION...]\n"
 	"\n"
@@ -17,12 +19,14 @@ static const char help[] =
 	"\n"
 	"  --config FILE            read options from FILE (key = value under [guest], [disk], [vsock])\n"
 	"  --name NAME              the guest's name in messages\n"
-	"  --kernel FILE            kernel: bzImage or ELF vmlinux\n"
+	"  --kernel FILE            kernel: %s\n"
 	"  --initrd FILE            initial RAM disk\n"
-	"  --cmdline STRING         kernel command line, behind vinit's own words\n"
+	"  --cmdline STRING         kernel command line, behind vinit's own words:\n"
+	"                           %s\n"
 	"  --cmdline-only           leave vinit's own words out\n"
 	"  --cpus N                 virtual CPUs (1)\n"
 	"  --memory SIZE[,hugepages]  RAM: 512M, 4G (256M)\n"
+	"  --gic 2|3                version of the interrupt controller (aarch64; the host's best)\n"
 	"  --disk path=FILE[,readonly][,direct][,discard][,id=S]   a disk, repeatable\n"
 	"  --vsock cid=N[,backend=vhost]   sockets between host and guest\n"
 	"  --rng                    entropy device\n"
@@ -62,7 +66,7 @@ int cmd_run(int argc, char **argv)
 
 	for (int i = 0; i < argc; i++) {
 		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-			fputs(help, stdout);
+			printf(help, arch_kernel_formats, arch_cmdline);
 			return 0;
 		}
 	}

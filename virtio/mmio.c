@@ -7,6 +7,9 @@
  * function that changes what a register shows stores the word at once. All of it happens under
  * dev->lock but for Status and InterruptStatus, to which virtio_broken() adds bits from any thread:
  * those two words change by atomic and, or and exchange only.
+ *
+ * A register access that traps is ordered by the trap; those the kernel takes (ioeventfd) tell
+ * nothing but "look at the ring", which queue.c does with barriers of its own.
  */
 #include "virtio/mmio.h"
 

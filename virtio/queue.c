@@ -5,7 +5,22 @@
  *
  * Everything behind q->desc, q->avail and q->used may change under our hands at any time. Each
  * field is loaded exactly once, by the helpers below, and only the local copy is checked and used.
- * Barriers are named with the driver's that they pair with.
+ *
+ * The guest's CPUs are other threads as far as memory goes, in one inner shareable domain with
+ * ours, and may be weakly ordered. Four pairs of barriers keep the rings right (the driver's side
+ * by Linux's names, drivers/virtio/virtio_ring.c); each is commented where it stands:
+ *
+ *	ours					the driver's
+ *	acquire load of avail->idx		virtio_wmb() before its store (virtqueue_add)
+ *	release store of used->idx		virtio_rmb() after its load (virtqueue_get_buf)
+ *	fence: used->idx, then used_event	virtio_mb() or virtio_store_mb(): used_event, then
+ *						used->idx (virtqueue_enable_cb, get_buf)
+ *	fence: avail_event, then avail->idx	virtio_mb(): avail->idx, then avail_event
+ *						(virtqueue_kick_prepare)
+ *
+ * A kick and an interrupt are no barriers by themselves and need be none: whoever gets one reads
+ * the index again with an acquire load, and the kernel's way from an eventfd to a vCPU and back
+ * orders what was stored before it.
  */
 #include "virtio/queue.h"
 
@@ -33,7 +48,7 @@ static uint16_t load16(const void *p)
 }
 
 /*
- * Nothing that is read later is read before this: pairs with the driver's write barrier before its
+ * Nothing that is read later is read before this: pairs with the driver's virtio_wmb() before its
  * index store.
  */
 static uint16_t load16_acquire(const void *p)
@@ -47,7 +62,7 @@ static void store16(void *p, uint16_t v)
 }
 
 /*
- * All that was written before is seen before this: pairs with the driver's read barrier after its
+ * All that was written before is seen before this: pairs with the driver's virtio_rmb() after its
  * index load.
  */
 static void store16_release(void *p, uint16_t v)

@@ -16,7 +16,6 @@
 const struct kvm_cap kvm_caps[] = {
 	KVM_CAP_ROW(USER_MEMORY, true, "guest RAM"),
 	KVM_CAP_ROW(DESTROY_MEMORY_REGION_WORKS, true, "removing guest RAM"),
-	KVM_CAP_ROW(IRQCHIP, true, "interrupt controllers in the kernel"),
 	KVM_CAP_ROW(IRQFD, true, "interrupts by eventfd"),
 	KVM_CAP_ROW(IOEVENTFD, true, "queue notifications by eventfd"),
 	KVM_CAP_ROW(IMMEDIATE_EXIT, true, "stopping a vCPU without losing a kick"),
@@ -56,17 +55,16 @@ int kvm_has(int fd, int cap)
 
 const char *kvm_explain(int err)
 {
-	switch (err < 0 ? -err : err) {
-	case ENOENT:
-		return "load the kvm module and the CPU's own (kvm_intel, kvm_amd), or build the kernel "
-		       "with CONFIG_KVM";
+	const char *why;
+
+	err = err < 0 ? -err : err;
+	why = arch_kvm_explain(err);
+	if (why)
+		return why;
+	switch (err) {
 	case EACCES:
 	case EPERM:
 		return "open it as root or as a member of the group that owns it (kvm)";
-	case ENODEV:
-	case ENXIO:
-		return "the CPU offers no virtualization: check the firmware's set-up (VT-x, SVM, EL2), "
-		       "or nested virtualization of the machine around this one";
 	case EBUSY:
 		return "another hypervisor holds the CPU's virtualization";
 	case EINVAL:

@@ -2,15 +2,18 @@
 #include "vm/memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #include "vm/kvm.h"
 #include "vm/log.h"
 
-/* Huge pages start at such addresses, whatever the mapping's length. */
-#define HUGE_ALIGN (2ull << 20)
+/* Where the host does not say how large its huge pages are. */
+#define HUGE_DEFAULT (2ull << 20)
+#define HUGE_MAX     (1ull << 30)
 
 void memory_init(struct memory *mem, int vm_fd)
 {
@@ -19,24 +22,54 @@ void memory_init(struct memory *mem, int vm_fd)
 }
 
 /*
+ * The number behind @word, or at the start, of a file of the kernel's, in @unit bytes: the size of
+ * the huge pages. It depends on that of the plain ones: 2 MiB with 4 KiB, 32 MiB with 16 KiB, 512
+ * MiB with 64 KiB.
+ */
+static uint64_t huge_size(const char *path, const char *word, uint64_t unit)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	const char *at = NULL;
+	char buf[4096];
+	uint64_t size;
+	ssize_t n = 0;
+
+	if (fd >= 0) {
+		n = read(fd, buf, sizeof(buf) - 1);
+		close(fd);
+	}
+	if (n > 0) {
+		buf[n] = '\0';
+		at = strstr(buf, word);
+	}
+	if (!at)
+		return HUGE_DEFAULT;
+	size = strtoull(at + strlen(word), NULL, 10) * unit;
+	return size >= (uint64_t)sysconf(_SC_PAGESIZE) && size <= HUGE_MAX && !(size & (size - 1)) ?
+		       size :
+		       HUGE_DEFAULT;
+}
+
+/*
  * Guest RAM that is aligned as the guest sees it, so that one huge page of the host is one of the
  * guest. The space to find the alignment in is given back.
  */
 static uint8_t *map_anon(uint64_t size)
 {
+	uint64_t align = huge_size("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "", 1);
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 	uint8_t *start, *p;
 	uint64_t head;
 
-	start = mmap(NULL, size + HUGE_ALIGN, PROT_READ | PROT_WRITE, flags, -1, 0);
+	start = mmap(NULL, size + align, PROT_READ | PROT_WRITE, flags, -1, 0);
 	if (start == MAP_FAILED)
 		return NULL;
-	head = -(uint64_t)(uintptr_t)start & (HUGE_ALIGN - 1);
+	head = -(uint64_t)(uintptr_t)start & (align - 1);
 	p = start + head;
 	if (head)
 		munmap(start, head);
-	if (head != HUGE_ALIGN)
-		munmap(p + size, HUGE_ALIGN - head);
+	if (head != align)
+		munmap(p + size, align - head);
 	return p;
 }
 
@@ -51,7 +84,8 @@ static uint8_t *map_hugetlb(uint64_t size)
 
 int memory_add_ram(struct memory *mem, uint64_t gpa, uint64_t size, enum memory_backing backing)
 {
-	uint64_t align = backing == MEMORY_HUGETLB ? HUGE_ALIGN : (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t align = backing == MEMORY_HUGETLB ? huge_size("/proc/meminfo", "Hugepagesize:", 1024) :
+						     (uint64_t)sysconf(_SC_PAGESIZE);
 	struct memory_region *region;
 	unsigned int i;
 	uint8_t *hva;

@@ -97,12 +97,6 @@ static bool handle_exit(struct vcpu *vcpu)
 	switch (run->exit_reason) {
 	case KVM_EXIT_INTR:
 		return true;
-	case KVM_EXIT_SHUTDOWN:
-		/* On AMD KVM has reset the vCPU by now; on Intel this tells where it was. */
-		log_err("vCPU %u: triple fault", vcpu->id);
-		arch_vcpu_dump(vcpu);
-		vm_end(vm, VM_END_CRASH, "triple fault");
-		return false;
 	case KVM_EXIT_FAIL_ENTRY:
 		log_err("vCPU %u: the CPU refuses to enter the guest, hardware reason %#llx", vcpu->id,
 			(unsigned long long)run->fail_entry.hardware_entry_failure_reason);
@@ -141,7 +135,10 @@ static void *vcpu_thread(void *opaque)
 			 */
 			__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 		} else {
-			log_err("vCPU %u: KVM_RUN: %s", vcpu->id, errno_name(ret));
+			/* ENOSYS: on Arm, and only where KVM can't tell us to answer it. */
+			log_err("vCPU %u: KVM_RUN: %s%s", vcpu->id, errno_name(ret),
+				ret == -ENOSYS ? ": an access to where no memory is, by an instruction that "
+						 "KVM can't describe" : "");
 			arch_vcpu_dump(vcpu);
 			vm_end(vm, VM_END_CRASH, "KVM_RUN failed");
 			go_on = false;

@@ -29,14 +29,16 @@ struct vcpu {
 
 /* KVM_CREATE_VCPU and the kvm_run mapping. 0 or -errno; logs. */
 int vcpu_create(struct vcpu *vcpu, struct vm *vm, unsigned int id);
+/* Undoes that. Its thread, if there was one, has been joined. */
 void vcpu_destroy(struct vcpu *vcpu);
 
+/* Starts its thread, which runs the guest until vm->stop or its end. 0 or -errno; logs. */
 int vcpu_start(struct vcpu *vcpu);
 
 /* Makes the vCPU leave KVM_RUN, or not enter it. Any thread, never lost. */
 void vcpu_kick(struct vcpu *vcpu);
 
-/* Installs the handler of the kick signal; once a process. */
+/* Installs the handler of the kick signal; once a process. 0 or -errno; doesn't log. */
 int vcpu_init_signals(void);
 
 #endif

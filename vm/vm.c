@@ -61,15 +61,21 @@ static int add_vcpus(struct vm *vm, unsigned int nr_vcpus)
 	return 0;
 }
 
-int vm_create(struct vm *vm, struct kvm *kvm, struct event_loop *loop, unsigned int nr_vcpus,
-	      uint64_t ram_size, enum memory_backing backing)
+int vm_create(struct vm *vm, struct kvm *kvm, struct event_loop *loop,
+	      const struct vm_config *config)
 {
+	unsigned long type;
 	int ret;
 
 	memset(vm, 0, sizeof(*vm));
+	vm->fd = -1;
 	vm->kvm = kvm;
+	vm->config = *config;
 	vm->loop = loop;
-	vm->fd = kvm_ioctl_val(kvm->fd, KVM_CREATE_VM, 0);
+	ret = arch_vm_type(kvm, config->ram_size, &type);
+	if (ret)
+		return ret;
+	vm->fd = kvm_ioctl_val(kvm->fd, KVM_CREATE_VM, type);
 	memory_init(&vm->mem, vm->fd);
 	irq_init(&vm->irqs, vm->fd);
 	if (vm->fd < 0)
@@ -78,10 +84,10 @@ int vm_create(struct vm *vm, struct kvm *kvm, struct event_loop *loop, unsigned 
 	ret = arch_vm_init(vm);
 	if (ret)
 		goto err;
-	ret = add_ram(vm, ram_size, backing);
+	ret = add_ram(vm, config->ram_size, config->backing);
 	if (ret)
 		goto err;
-	ret = add_vcpus(vm, nr_vcpus);
+	ret = add_vcpus(vm, config->nr_vcpus);
 	if (ret)
 		goto err;
 	ret = arch_vm_finish(vm);

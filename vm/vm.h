@@ -26,13 +26,22 @@ enum vm_end {
 	VM_END_NONE = 0,
 	VM_END_POWEROFF, /* the guest powered itself off */
 	VM_END_RESET,	 /* the guest asked for a reset */
-	VM_END_CRASH,	 /* triple fault, panic told by pvpanic, KVM internal error */
+	VM_END_CRASH,	 /* panic told by pvpanic, KVM internal error; x86_64: triple fault */
 	VM_END_STOP,	 /* ended from outside: Ctrl-A x, the stop ladder's last step */
 	VM_END_FAILED,	 /* vinit itself failed */
 };
 
+/* What a machine is to be like. */
+struct vm_config {
+	unsigned int nr_vcpus;
+	uint64_t ram_size; /* bytes, laid around the architecture's holes */
+	enum memory_backing backing;
+	unsigned int gic; /* version of the interrupt controller; 0: the host's best */
+};
+
 struct vm {
 	struct kvm *kvm;
+	struct vm_config config;
 	int fd;
 	struct memory mem;
 	struct bus pio; /* empty where the architecture has no ports */
@@ -48,11 +57,11 @@ struct vm {
 };
 
 /*
- * Creates the VM, its interrupt controller, RAM (@ram_size bytes around the architecture's hole)
- * and vCPUs, none running. @kvm and @loop stay the caller's. 0 or -errno; logs; undoes itself.
+ * Creates the VM, its interrupt controller, RAM and vCPUs, none running. @kvm and @loop stay the
+ * caller's, @config is copied. 0 or -errno; logs; undoes itself.
  */
-int vm_create(struct vm *vm, struct kvm *kvm, struct event_loop *loop, unsigned int nr_vcpus,
-	      uint64_t ram_size, enum memory_backing backing);
+int vm_create(struct vm *vm, struct kvm *kvm, struct event_loop *loop,
+	      const struct vm_config *config);
 
 /* Starts one thread a vCPU. 0 or -errno; on failure those that started are stopped again. */
 int vm_start(struct vm *vm);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
+#include <sys/socket.h> /* for vm_sockets.h, which needs it in older headers */
 #include <unistd.h>
 #include <linux/vhost.h>
 #include <linux/virtio_config.h>

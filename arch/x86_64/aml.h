@@ -23,6 +23,7 @@ struct aml {
 /* Longest package that PkgLength can tell, its own bytes included. */
 #define AML_PKG_MAX 0xfffffffu
 
+/* Begins at the start of @buf, of @size bytes and any alignment. */
 void aml_init(struct aml *a, void *buf, size_t size);
 
 void aml_byte(struct aml *a, uint8_t byte);

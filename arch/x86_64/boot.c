@@ -6,17 +6,14 @@
  */
 #include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <asm/bootparam.h>
 #include "arch/x86_64/boot.h"
 #include "arch/x86_64/layout.h"
+#include "vm/bootfile.h"
 #include "vm/log.h"
 #include "vm/memory.h"
 
@@ -98,14 +95,6 @@ struct pvh_page {
 
 _Static_assert(sizeof(struct pvh_page) <= GUEST_PAGE, "PVH's data fits its page");
 
-/* A file that is being loaded. */
-struct image {
-	const char *what; /* "kernel", "initrd" */
-	const char *path;
-	int fd;
-	uint64_t size;
-};
-
 /* [gpa, gpa + memsz) is the guest's, its first filesz bytes come from offset of the kernel file. */
 struct segment {
 	uint64_t gpa;
@@ -123,8 +112,8 @@ struct range {
 struct plan {
 	struct memory *mem;
 	const struct boot_files *files;
-	struct image kernel;
-	struct image initrd; /* fd is -1 when there is none */
+	struct bootfile kernel;
+	struct bootfile initrd; /* fd is -1 when there is none */
 	enum boot_mode mode;
 	uint64_t entry;
 	unsigned int nr_segments;
@@ -154,105 +143,8 @@ static uint64_t align_up(uint64_t value, uint64_t align)
 	return align_down(value + align - 1, align);
 }
 
-/*
- * Opens a regular file of at least one byte. A FIFO or device must neither block here nor be read
- * from.
- */
-static int image_open(struct image *image, const char *what, const char *path)
-{
-	struct stat st;
-	int err, fd;
-
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	if (fd < 0) {
-		err = -errno;
-		log_err("%s %s: open: %s: check the path and its permissions", what, path,
-			errno_name(err));
-		return err;
-	}
-	if (fstat(fd, &st) < 0) {
-		err = -errno;
-		log_err("%s %s: fstat: %s", what, path, errno_name(err));
-		goto close_fd;
-	}
-	if (!S_ISREG(st.st_mode)) {
-		err = S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL;
-		log_err("%s %s: %s: it is not a regular file", what, path, errno_name(err));
-		goto close_fd;
-	}
-	if (st.st_size <= 0) {
-		err = -ENODATA;
-		log_err("%s %s: %s: the file is empty", what, path, errno_name(err));
-		goto close_fd;
-	}
-	image->what = what;
-	image->path = path;
-	image->fd = fd;
-	image->size = st.st_size;
-	return 0;
-
-close_fd:
-	close(fd);
-	return err;
-}
-
-/* Reads all of [@offset, @offset + @len), which was inside the file when it was opened. */
-static int image_read(const struct image *image, uint64_t offset, void *buf, uint64_t len)
-{
-	uint8_t *p = buf;
-	ssize_t n;
-	int err;
-
-	while (len) {
-		/* One pread() moves less than 2 GiB. */
-		n = pread(image->fd, p, len < (1u << 30) ? len : (1u << 30), offset);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0) {
-			err = -errno;
-			log_err("%s %s: pread at %#" PRIx64 ": %s", image->what, image->path,
-				offset, errno_name(err));
-			return err;
-		}
-		if (!n) {
-			log_err("%s %s: EIO: the file ended at %#" PRIx64 ", it had %#" PRIx64
-				" bytes when it was opened: is it still being written?",
-				image->what, image->path, offset, image->size);
-			return -EIO;
-		}
-		p += n;
-		offset += n;
-		len -= n;
-	}
-	return 0;
-}
-
-static int image_load(struct memory *mem, const struct image *image, uint64_t offset, uint64_t gpa,
-		      uint64_t len)
-{
-	void *p;
-
-	if (!len)
-		return 0;
-	p = memory_ptr(mem, gpa, len);
-	if (!p)
-		return -EFAULT;
-	return image_read(image, offset, p, len);
-}
-
 /* "kernel PATH: ENOEXEC: ..." to the log. */
-static int __attribute__((format(printf, 2, 3)))
-bad_kernel(const struct plan *plan, const char *fmt, ...)
-{
-	char text[256];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	log_err("kernel %s: ENOEXEC: %s", plan->kernel.path, text);
-	return -ENOEXEC;
-}
+#define bad_kernel(plan, ...) bootfile_bad(&(plan)->kernel, __VA_ARGS__)
 
 /* The end of the RAM that begins at 0. */
 static uint64_t low_ram_end(const struct memory *mem)
@@ -417,7 +309,7 @@ static int elf_pvh_note(const struct plan *plan, const Elf64_Phdr *phdr, unsigne
 		left = phdr->p_filesz - pos;
 		if (!(*budget)--)
 			return bad_kernel(plan, "more than %u ELF notes", ELF_MAX_NOTES);
-		err = image_read(&plan->kernel, phdr->p_offset + pos, &note, sizeof(note));
+		err = bootfile_read(&plan->kernel, phdr->p_offset + pos, &note, sizeof(note));
 		if (err)
 			return err;
 		/* Sizes are 32 bits: no sum wraps. The last note may lack its padding. */
@@ -432,8 +324,8 @@ static int elf_pvh_note(const struct plan *plan, const Elf64_Phdr *phdr, unsigne
 				(uint64_t)phdr->p_offset + pos, note.n_namesz, note.n_descsz, left);
 		found = note.n_type == XEN_ELFNOTE_PHYS32_ENTRY && note.n_namesz == sizeof(name);
 		if (found) {
-			err = image_read(&plan->kernel, phdr->p_offset + pos + sizeof(note), name,
-					 sizeof(name));
+			err = bootfile_read(&plan->kernel, phdr->p_offset + pos + sizeof(note),
+					    name, sizeof(name));
 			if (err)
 				return err;
 			found = !memcmp(name, "Xen", sizeof(name));
@@ -449,8 +341,8 @@ static int elf_pvh_note(const struct plan *plan, const Elf64_Phdr *phdr, unsigne
 			return bad_kernel(plan, "PVH entry note: n_descsz %u is neither 4 nor 8",
 					  note.n_descsz);
 		u.value = 0;
-		err = image_read(&plan->kernel, phdr->p_offset + pos + desc, u.bytes,
-				 note.n_descsz);
+		err = bootfile_read(&plan->kernel, phdr->p_offset + pos + desc, u.bytes,
+				    note.n_descsz);
 		if (err)
 			return err;
 		*entry = u.value;
@@ -505,7 +397,7 @@ static int plan_elf(struct plan *plan, const uint8_t *head, size_t head_len)
 	err = elf_check_header(plan, &ehdr);
 	if (err)
 		return err;
-	err = image_read(&plan->kernel, ehdr.e_phoff, phdrs, ehdr.e_phnum * sizeof(phdrs[0]));
+	err = bootfile_read(&plan->kernel, ehdr.e_phoff, phdrs, ehdr.e_phnum * sizeof(phdrs[0]));
 	if (err)
 		return err;
 
@@ -581,40 +473,6 @@ static int plan_elf(struct plan *plan, const uint8_t *head, size_t head_len)
 	return 0;
 }
 
-/* What a file that isn't a kernel for us most probably is, or NULL. */
-static const char *guess_kind(const uint8_t *head, size_t len)
-{
-	static const struct {
-		unsigned int offset;
-		unsigned int len;
-		const char *magic;
-		const char *kind;
-	} kinds[] = {
-		{ 0, 2, "\x1f\x8b", "gzip data: unpack it first" },
-		{ 0, 6, "\xfd\x37zXZ", "xz data: unpack it first" },
-		{ 0, 4, "\x28\xb5\x2f\xfd", "zstd data: unpack it first" },
-		{ 0, 4, "\x02\x21\x4c\x18", "lz4 data: unpack it first" },
-		{ 0, 4, "\x04\x22\x4d\x18", "lz4 data: unpack it first" },
-		{ 0, 3, "BZh", "bzip2 data: unpack it first" },
-		{ 0, 4, "\x27\x05\x19\x56", "a U-Boot image: take the kernel out of it" },
-		{ 0, 4, "\xd0\x0d\xfe\xed", "a device tree or FIT image" },
-		{ 0, 6, "070701", "a cpio archive: is this the initrd?" },
-		{ 0, 6, "!<arch", "an archive: a Debian package?" },
-		{ 0x38, 4, "ARM\x64", "a kernel Image for arm64" },
-		{ 0x38, 4, "RSC\x05", "a kernel Image for RISC-V" },
-		{ 0, 2, "MZ",
-		  "an EFI program: if it is a unified kernel image, take its .linux section out "
-		  "(objcopy)" },
-	};
-	unsigned int i;
-
-	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
-		if (len >= kinds[i].offset + kinds[i].len &&
-		    !memcmp(head + kinds[i].offset, kinds[i].magic, kinds[i].len))
-			return kinds[i].kind;
-	return NULL;
-}
-
 static int plan_kernel(struct plan *plan)
 {
 	const struct setup_header *hdr;
@@ -624,7 +482,7 @@ static int plan_kernel(struct plan *plan)
 	int err;
 
 	_Static_assert(sizeof(head) >= BZ_HEADER_MAX, "the whole setup header is read");
-	err = image_read(&plan->kernel, 0, head, len);
+	err = bootfile_read(&plan->kernel, 0, head, len);
 	if (err)
 		return err;
 	if (len >= SELFMAG && !memcmp(head, ELFMAG, SELFMAG))
@@ -633,7 +491,7 @@ static int plan_kernel(struct plan *plan)
 	if (len >= offsetof(struct boot_params, hdr.version) && hdr->boot_flag == 0xaa55 &&
 	    hdr->header == BZ_HEADER_MAGIC)
 		return plan_bzimage(plan, head, len);
-	kind = guess_kind(head, len);
+	kind = bootfile_kind(head, len);
 	return bad_kernel(
 		plan,
 		"neither a bzImage (0xaa55 at 0x1fe, \"HdrS\" at 0x202) nor an ELF vmlinux: %s",
@@ -859,12 +717,12 @@ static int plan_carry_out(struct plan *plan)
 
 	for (i = 0; i < plan->nr_segments; i++) {
 		s = &plan->segment[i];
-		err = image_load(mem, &plan->kernel, s->offset, s->gpa, s->filesz);
+		err = bootfile_load(&plan->kernel, mem, s->offset, s->gpa, s->filesz);
 		if (err)
 			return err;
 	}
 	if (plan->initrd.fd >= 0) {
-		err = image_load(mem, &plan->initrd, 0, plan->initrd_gpa, plan->initrd.size);
+		err = bootfile_load(&plan->initrd, mem, 0, plan->initrd_gpa, plan->initrd.size);
 		if (err)
 			return err;
 	}
@@ -897,14 +755,14 @@ int boot_load(struct memory *mem, const struct boot_files *files, struct boot_en
 			LAYOUT_HIGH_RAM);
 		return -ENOSPC;
 	}
-	err = image_open(&plan.kernel, "kernel", f.kernel);
+	err = bootfile_open(&plan.kernel, "kernel", f.kernel);
 	if (err)
 		return err;
 	err = plan_kernel(&plan);
 	if (!err)
 		err = plan_cmdline(&plan);
 	if (!err && f.initrd) {
-		err = image_open(&plan.initrd, "initrd", f.initrd);
+		err = bootfile_open(&plan.initrd, "initrd", f.initrd);
 		if (!err)
 			err = plan_initrd(&plan);
 	}
@@ -915,8 +773,7 @@ int boot_load(struct memory *mem, const struct boot_files *files, struct boot_en
 		entry->rip = plan.entry;
 		entry->info = plan.mode == BOOT_PVH ? LAYOUT_PVH_INFO : LAYOUT_ZERO_PAGE;
 	}
-	if (plan.initrd.fd >= 0)
-		close(plan.initrd.fd);
-	close(plan.kernel.fd);
+	bootfile_close(&plan.initrd);
+	bootfile_close(&plan.kernel);
 	return err;
 }

@@ -6,6 +6,8 @@
 #define PAGE 4096u
 
 const char arch_name[] = "x86_64";
+const char arch_kernel_formats[] = "bzImage or ELF vmlinux";
+const bool arch_has_gic = false;
 
 const uint64_t arch_min_ram = LAYOUT_MIN_RAM;
 const uint64_t arch_max_ram = LAYOUT_MAX_RAM;

@@ -9,8 +9,9 @@
 struct platform;
 struct vm;
 
-/* Registers them all on vm->pio. 0 or -errno. */
+/* Registers them all on vm->pio. 0 or -errno; logs. */
 int platform_create(struct platform **platform, struct vm *vm);
+/* When no vCPU runs any more. NULL is fine. */
 void platform_destroy(struct platform *platform);
 
 /* Sets the GED's power-button event and pulses its line. Any thread. */

@@ -151,8 +151,10 @@ static int set_cpuid(struct vcpu *vcpu)
 	int khz, ret;
 
 	cpuid = calloc(1, sizeof(*cpuid) + CPUID_ENTRIES * sizeof(*cpuid->entries));
-	if (!cpuid)
+	if (!cpuid) {
+		log_err("vCPU %u: CPUID: ENOMEM", vcpu->id);
 		return -ENOMEM;
+	}
 	/* Room for what is added below. */
 	cpuid->nent = CPUID_ENTRIES - 8;
 	ret = kvm_ioctl(kvm->fd, KVM_GET_SUPPORTED_CPUID, cpuid);
@@ -210,8 +212,10 @@ static int set_msrs(struct vcpu *vcpu)
 	struct kvm_msrs *msrs = calloc(1, sizeof(*msrs) + sizeof(entries));
 	int ret;
 
-	if (!msrs)
+	if (!msrs) {
+		log_err("vCPU %u: MSRs: ENOMEM", vcpu->id);
 		return -ENOMEM;
+	}
 	msrs->nmsrs = nr;
 	memcpy(msrs->entries, entries, sizeof(entries));
 	ret = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, msrs);
@@ -341,12 +345,26 @@ static void handle_io(struct vcpu *vcpu)
 	}
 }
 
+static int triple_fault(struct vcpu *vcpu)
+{
+	/* On AMD KVM has reset the vCPU by now; on Intel this tells where it was. */
+	log_err("vCPU %u: triple fault", vcpu->id);
+	arch_vcpu_dump(vcpu);
+	vm_end(vcpu->vm, VM_END_CRASH, "triple fault");
+	return -ECANCELED;
+}
+
 int arch_vcpu_exit(struct vcpu *vcpu)
 {
-	if (vcpu->run->exit_reason != KVM_EXIT_IO)
+	switch (vcpu->run->exit_reason) {
+	case KVM_EXIT_IO:
+		handle_io(vcpu);
+		return 1;
+	case KVM_EXIT_SHUTDOWN:
+		return triple_fault(vcpu);
+	default:
 		return 0;
-	handle_io(vcpu);
-	return 1;
+	}
 }
 
 void arch_vcpu_dump(struct vcpu *vcpu)
@@ -362,11 +380,27 @@ void arch_vcpu_dump(struct vcpu *vcpu)
 		sregs.efer, sregs.cs.selector);
 }
 
+const char *arch_kvm_explain(int err)
+{
+	switch (err) {
+	case ENOENT:
+		return "load the kvm module and the CPU's own (kvm_intel, kvm_amd), or build the kernel "
+		       "with CONFIG_KVM";
+	case ENODEV:
+	case ENXIO:
+		return "the CPU offers no virtualization: check the firmware's set-up (VT-x, SVM), or "
+		       "nested virtualization of the machine around this one";
+	default:
+		return NULL;
+	}
+}
+
 int arch_check(const struct kvm *kvm)
 {
 	int khz = kvm_has(kvm->fd, KVM_CAP_GET_TSC_KHZ);
+	unsigned int max = arch_max_vcpus(kvm);
 
-	printf("ok       x86_64: up to %u vCPUs%s\n", arch_max_vcpus(kvm),
+	printf("ok       x86_64: up to %u vCPUs%s\n", max < kvm->max_vcpus ? max : kvm->max_vcpus,
 	       khz ? "" : "; KVM does not tell the TSC's frequency");
 	return 0;
 }

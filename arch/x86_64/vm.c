@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include "arch/arch.h"
 #include "arch/x86_64/acpi.h"
 #include "arch/x86_64/boot.h"
@@ -20,8 +18,9 @@ struct arch_vm {
 };
 
 static const struct kvm_cap caps[] = {
+	KVM_CAP_ROW(IRQCHIP, true, "interrupt controllers in the kernel"),
 	KVM_CAP_ROW(SET_TSS_ADDR, true, "the TSS pages that Intel's real-mode emulation needs"),
-	KVM_CAP_ROW(SET_IDENTITY_MAP_ADDR, true, "the identity map page, same reason"),
+	KVM_CAP_ROW(SET_IDENTITY_MAP_ADDR, true, "the identity map page that Intel's real-mode emulation needs"),
 	KVM_CAP_ROW(PIT2, true, "the timer that a kernel without ACPI falls back to"),
 	KVM_CAP_ROW(EXT_CPUID, true, "CPUID"),
 	KVM_CAP_ROW(TSC_DEADLINE_TIMER, false, "the TSC deadline timer, cheaper than the LAPIC's own"),
@@ -32,10 +31,10 @@ static const struct kvm_cap caps[] = {
 const struct kvm_cap *const arch_kvm_caps = caps;
 
 /*
- * What this machine's kernels are told before the user's words: the serial port is the console,
- * there is one of it, a panic restarts, and there is no PCI to look for.
+ * The serial port is the console, there is one of it, a panic restarts, and there is no PCI to look
+ * for.
  */
-static const char own_words[] = "console=ttyS0 8250.nr_uarts=1 panic=1 pci=off";
+const char arch_cmdline[] = "console=ttyS0 8250.nr_uarts=1 panic=1 pci=off";
 
 /*
  * KVM's interrupt controllers start with every line open. A hardware-reduced kernel never touches
@@ -60,6 +59,12 @@ static int mask_pic(struct vm *vm)
 	return 0;
 }
 
+int arch_vm_type(const struct kvm *kvm, uint64_t ram_size, unsigned long *type)
+{
+	*type = 0;
+	return 0;
+}
+
 int arch_vm_init(struct vm *vm)
 {
 	uint64_t identity = LAYOUT_IDENTITY_MAP;
@@ -67,8 +72,10 @@ int arch_vm_init(struct vm *vm)
 	int ret;
 
 	vm->arch = calloc(1, sizeof(*vm->arch));
-	if (!vm->arch)
+	if (!vm->arch) {
+		log_err("machine: ENOMEM");
 		return -ENOMEM;
+	}
 	/* In this order, and before the first vCPU: KVM says EINVAL or EEXIST otherwise. */
 	ret = kvm_ioctl_val(vm->fd, KVM_SET_TSS_ADDR, LAYOUT_TSS);
 	if (ret < 0)
@@ -128,23 +135,18 @@ void arch_power_button(struct vm *vm)
 
 int arch_boot(struct vm *vm, const struct arch_boot *boot)
 {
-	struct boot_files files = { .kernel = boot->kernel, .initrd = boot->initrd };
+	struct boot_files files = {
+		.kernel = boot->kernel,
+		.initrd = boot->initrd,
+		.cmdline = boot->cmdline,
+	};
 	struct boot_entry entry;
-	char *cmdline;
 	int ret;
 
 	ret = acpi_build(&vm->mem, vm->nr_vcpus, boot->nr_virtio, &files.rsdp);
 	if (ret)
 		return ret;
-	if (boot->cmdline_only)
-		ret = asprintf(&cmdline, "%s", boot->cmdline);
-	else
-		ret = asprintf(&cmdline, "%s%s%s", own_words, *boot->cmdline ? " " : "", boot->cmdline);
-	if (ret < 0)
-		return -ENOMEM;
-	files.cmdline = cmdline;
 	ret = boot_load(&vm->mem, &files, &entry);
-	free(cmdline);
 	if (ret)
 		return ret;
 	return vcpu_set_entry(&vm->vcpus[0], &entry);

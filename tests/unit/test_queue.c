@@ -1211,7 +1211,8 @@ static bool handoff_wait(struct handoff *h, atomic_uint *bell, unsigned int *see
 		sched_yield();
 		if (atomic_load(&h->stop))
 			return false;
-		if (now_ms() - start > 4000 || atomic_load(&h->failed)) {
+		/* A machine with much else to do may stop us for seconds. */
+		if (now_ms() - start > 20000 || atomic_load(&h->failed)) {
 			atomic_store(&h->failed, true);
 			return false;
 		}
@@ -1258,7 +1259,7 @@ static void handoff(bool event_idx)
 	g->desc[0] = mkdesc(BUF_GPA, 8, F_WRITE, 0);
 	CHECK_EQ(pthread_create(&thread, NULL, handoff_device, &h), 0);
 	for (sent = 0; sent < HANDOFF_MESSAGES && !atomic_load(&h.failed); sent++) {
-		if (sent % 256 == 0 && now_ms() - start > HANDOFF_MS)
+		if (sent % 256 == 0 && sent > 256 && now_ms() - start > HANDOFF_MS)
 			break;
 		uint16_t idx = sent + 1;
 		bool kick;
