@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # A short run of each fuzz harness over its corpus; `make fuzz` is the long one.
 cd "$(dirname "$0")/../.." || exit 1
-seconds=15
+seconds=10
 [ -z "${CHECK_LONG-}" ] || seconds=300
 make -s fuzzers || exit 1
 dir=build/$(uname -m)/test

@@ -50,15 +50,28 @@ check no_aborts "$(grep -nE '\b(assert|abort)\(' $sources)"
 check licence_lines "$(for f in $sources; do head -1 "$f" | grep -q 'SPDX-License-Identifier: MIT' || echo "$f"; done)"
 check no_machine_paths "$(git grep -nE '(^|[^A-Za-z0-9_.])/(work|farm)/' -- . ':!tests/unit/style.sh')"
 
-# Headers compile alone.
+# Headers compile alone: those of arch/ARCH with ARCH's compiler, the others with this machine's. headers ARCH.
 headers() {
-	local h out
-	out=build/$(uname -m)
+	local h arch
+
 	for h in $(git ls-files '*.h' | grep -v '^tests/'); do
-		make -s --no-print-directory header-alone H="$h" O="$out" 2>&1 || echo "$h"
+		arch=$(uname -m)
+		case $h in
+		arch/*/*) arch=${h#arch/} arch=${arch%%/*} ;;
+		esac
+		[ "$arch" = "$1" ] || continue
+		make -s --no-print-directory ARCH="$arch" header-alone H="$h" O="build/$arch" 2>&1 || echo "$h"
 	done
 }
-check headers_alone "$(headers)"
+for arch in x86_64 aarch64; do
+	if [ "$arch" = "$(uname -m)" ] || command -v "$arch-linux-gnu-gcc" >/dev/null; then
+		check "headers_alone_$arch" "$(headers $arch)"
+	else
+		echo "skip headers_alone_$arch: no $arch-linux-gnu-gcc"
+	fi
+done
+
+check architectures_table "$(scripts/archtable -c 2>&1)"
 
 # Variables that cross a "." of a path which only exists in the nested host (/t/lib.sh) are beyond shellcheck.
 if command -v shellcheck >/dev/null; then

@@ -5,9 +5,11 @@
 # and that it sees damage, loss and silence. Usage: vsocktool.sh [PROGRAM]; builds it by default.
 cd "$(dirname "$0")/../.." || exit 1
 
-arch=$(uname -m)
+arch=${ARCH-$(uname -m)}
 tool=${1:-build/$arch/tests/guest/vsocktool}
-[ -n "$1" ] || make -s "build/$arch/tests/guest/vsocktool" || exit 1
+[ -n "${1-}" ] || make -s ARCH="$arch" "build/$arch/tests/guest/vsocktool" || exit 1
+# QEMU's user emulation, for what is not this machine's own.
+run=$(make -s ARCH="$arch" list-testrun)
 [ -x "$tool" ] || { echo "FAIL $tool: no such program"; exit 1; }
 case $tool in */*) ;; *) tool=./$tool ;; esac
 
@@ -15,7 +17,7 @@ dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
 failed=0
 
-v() { "$tool" --unix "$dir" --timeout 20 "$@"; }
+v() { $run "$tool" --unix "$dir" --timeout 20 "$@"; }
 
 # check NAME STATUS PATTERN COMMAND...
 check() {
@@ -116,8 +118,8 @@ wait $pid
 rm -f "$dir/12"
 
 check 'refused sees a listener' 1 '^FAIL refused: somebody' sh -c "
-	'$tool' --unix '$dir' --timeout 1 listen 13 echo >/dev/null & sleep 0.3
-	'$tool' --unix '$dir' refused 3 13; s=\$?; wait; exit \$s"
+	$run '$tool' --unix '$dir' --timeout 1 listen 13 echo >/dev/null & sleep 0.3
+	$run '$tool' --unix '$dir' refused 3 13; s=\$?; wait; exit \$s"
 check 'listen, too few' 1 '^FAIL listen: out of time: 0 of 1' v --timeout 1 listen 14 echo --count 1
 check 'usage: no verb' 2 '^usage' v
 check 'usage: verb' 2 '^usage' v shout 3 1
