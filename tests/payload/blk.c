@@ -11,7 +11,7 @@
 #define COUNT	 16 /* sectors of pattern */
 #define FIRST	 8
 #define F_FLUSH	 (1ull << 9)
-#define MARK_AT	 (8 * MIB)
+#define MARK_AT	 machine_ram(8 * MIB)
 #define MARK	 0x6d61726b6d61726bull
 
 static struct ring ring;
@@ -42,7 +42,7 @@ static void before(void)
 	sector[0] = 1;
 	check_eq((uint64_t)blk_do(&dev, BLK_WRITE, 0, sector, SECTOR), 0, "write of sector 0");
 	check_eq((uint64_t)blk_do(&dev, BLK_FLUSH, 0, NULL, 0), 0, "second flush");
-	*(volatile uint64_t *)MARK_AT = MARK;
+	write64(MARK_AT, MARK);
 	machine_soil();
 	say("data: %u\n", checksum(data, sizeof(data)));
 	machine_reset(0);
@@ -56,7 +56,7 @@ static void after(void)
 
 void payload_main(void)
 {
-	uint64_t mark = *(volatile uint64_t *)MARK_AT, base = machine_virtio_base(0);
+	uint64_t mark = read64(MARK_AT), base = machine_virtio_base(0);
 	uint32_t status = read32(base + R_STATUS), ready = read32(base + R_QUEUE_READY);
 	uint32_t sel = read32(base + R_QUEUE_NUM_MAX);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * All that a driver must not do, to every device that is there. Nothing of it may end the machine:
- * at the end each device still works, or does so after a reset, and the power goes off as always.
+ * All that a driver must not do, to the devices in n=N slots; in the storms, times=N as often.
+ * Nothing of it may end the machine: at the end each device still works, or does so after a reset,
+ * and the power goes off as always.
  */
 #include "tests/payload/payload.h"
 #include "tests/payload/virtio.h"
@@ -82,7 +83,7 @@ static bool needs_reset(struct vdev *dev)
 static void bad_addresses(struct vdev *dev)
 {
 	uint64_t d = (uintptr_t)ring.desc, a = (uintptr_t)&ring.avail, u = (uintptr_t)&ring.used;
-	const uint64_t bad[] = { 0xfffffffffffff000, 0x7ffffffffffff000, 3 * GIB, 0x8000000000, 0xffffffffffffffc0,
+	const uint64_t bad[] = { 0xfffffffffffff000, 0x7ffffffffffff000, machine_hole(), 0x8000000000, 0xffffffffffffffc0,
 				 machine_virtio_base(0), ~0ull };
 	unsigned int good = 0;
 
@@ -116,14 +117,14 @@ static void no_queues(struct vdev *dev)
 	check(vdev_reset(dev), "DRIVER_OK without queues");
 }
 
-static void storm(struct vdev *dev)
+static void storm(struct vdev *dev, unsigned int n)
 {
 	start_with(dev, (uintptr_t)ring.desc, (uintptr_t)&ring.avail, (uintptr_t)&ring.used, RING);
-	for (unsigned int i = 0; i < 20000; i++)
+	for (unsigned int i = 0; i < 10 * n; i++)
 		vdev_kick(dev, i & 1);
-	for (unsigned int i = 0; i < 1000; i++)
+	for (unsigned int i = 0; i < n / 2; i++)
 		vdev_kick(dev, random32());
-	for (unsigned int i = 0; i < 200; i++) {
+	for (unsigned int i = 0; i < n / 10; i++) {
 		vdev_reset(dev);
 		vdev_negotiate(dev, F_VERSION_1);
 		vdev_queue(dev, dev->queue, (uintptr_t)ring.desc, (uintptr_t)&ring.avail, (uintptr_t)&ring.used, RING);
@@ -164,7 +165,7 @@ static void ring_next(void) { put_chain((uintptr_t)buf, 16, DESC_NEXT, 0xffff); 
 static void ring_head(void) { ring.avail.ring[0] = RING; ring.avail.idx = 1; }
 static void ring_gap(void) { ring.avail.idx = RING + 1; }
 static void ring_wrap(void) { ring.avail.idx = 0xffff; }
-static void ring_outside(void) { put_chain(3 * GIB, 4096, DESC_WRITE, 0); }
+static void ring_outside(void) { put_chain(machine_hole(), 4096, DESC_WRITE, 0); }
 static void ring_huge(void) { put_chain((uintptr_t)buf, 0xffffffff, DESC_WRITE, 0); }
 static void ring_over(void) { put_chain(~0ull - 8, 4096, DESC_WRITE, 0); }
 static void ring_device(void) { put_chain(machine_virtio_base(0), 4096, DESC_WRITE, 0); }
@@ -206,7 +207,7 @@ static void still_works(struct vdev *dev, unsigned int slot, uint32_t id)
 
 void payload_main(void)
 {
-	unsigned int n = (unsigned int)arg_number("n", 1);
+	unsigned int n = (unsigned int)arg_number("n", 1), times = (unsigned int)arg_number("times", 2000);
 	struct vdev dev;
 
 	for (unsigned int slot = 0; slot < n; slot++) {
@@ -224,8 +225,8 @@ void payload_main(void)
 		no_queues(&dev);
 		bad_addresses(&dev);
 		bad_rings(&dev);
-		storm(&dev);
-		random_registers(&dev, 2000);
+		storm(&dev, times);
+		random_registers(&dev, times);
 		still_works(&dev, slot, id);
 	}
 	done();

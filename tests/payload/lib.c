@@ -115,6 +115,17 @@ bool check_eq(uint64_t got, uint64_t want, const char *what)
 	return false;
 }
 
+bool in_ram(uint64_t at, uint64_t len)
+{
+	for (unsigned int i = 0; i < boot.nr_ranges; i++) {
+		const struct boot_range *r = &boot.range[i];
+
+		if (r->type == 1 && at >= r->base && len <= r->size && at - r->base <= r->size - len)
+			return true;
+	}
+	return false;
+}
+
 _Noreturn void done(void)
 {
 	say("done\n");

@@ -77,6 +77,13 @@ struct boot {
 
 extern struct boot boot;
 
+/* Do these bytes lie in one range of RAM? */
+bool in_ram(uint64_t at, uint64_t len);
+
+/* The address of RAM's byte @offset, counted from where RAM starts. */
+uint64_t machine_ram(uint64_t offset);
+/* A page-aligned address where nothing is, whatever RAM's size. */
+uint64_t machine_hole(void);
 /* Where RAM ends and nothing else begins, for RAM of @size bytes: accesses there find nothing. */
 uint64_t machine_ram_end(uint64_t size);
 /* Bytes of RAM that the map does not call RAM (the BIOS area). */
@@ -89,11 +96,16 @@ void machine_write(const char *s, size_t n);
 int machine_getc(unsigned int seconds);
 uint64_t machine_usec(void);
 void machine_relax(void);
+void machine_interrupts(bool on);
+/* With interrupts off, so that none slips in before: sleeps until one comes, and has them on. */
+void machine_sleep(void);
 
 _Noreturn void machine_off(void);
 /* There is more than one way: @way is taken modulo their number. */
 _Noreturn void machine_reset(unsigned int way);
 _Noreturn void machine_panic(void);
+/* An exception that nobody handles. */
+void machine_exception(void);
 
 /* Interrupts: counted for each line (GSI). */
 #define MAX_GSI 64
@@ -103,6 +115,17 @@ void irq_off(unsigned int gsi);
 /* Called by the interrupt before its end, if set. */
 extern void (*volatile irq_hook[MAX_GSI])(void);
 
+/* The serial port, a 16550 everywhere, and its line. */
+enum { UART_DATA, UART_IER, UART_IIR, UART_LCR, UART_MCR, UART_LSR, UART_MSR, UART_SCR };
+uint8_t uart_in(unsigned int reg);
+void uart_out(unsigned int reg, uint8_t v);
+extern const unsigned int uart_gsi;
+
+/* Has the power button interrupt; its line. */
+unsigned int machine_button(void);
+/* When it has: that it was one press. */
+void machine_button_check(void);
+
 uint64_t machine_virtio_base(unsigned int slot);
 unsigned int machine_virtio_gsi(unsigned int slot);
 
@@ -110,19 +133,27 @@ unsigned int machine_virtio_gsi(unsigned int slot);
 void machine_soil(void);
 void machine_check_clean(void);
 
-/* Device access, of exactly this width. */
-#define DEFINE_MMIO(name, type)                                                    \
-	static inline type read##name(uint64_t addr)                               \
-	{                                                                          \
-		return *(volatile type *)addr;                                     \
-	}                                                                          \
-	static inline void write##name(uint64_t addr, type value)                  \
-	{                                                                          \
-		*(volatile type *)addr = value;                                    \
-	}
-DEFINE_MMIO(8, uint8_t)
-DEFINE_MMIO(16, uint16_t)
-DEFINE_MMIO(32, uint32_t)
-DEFINE_MMIO(64, uint64_t)
+/*
+ * Device access of exactly this width, by an instruction that a VMM can decode: on some
+ * architectures that is not for the compiler to choose.
+ */
+uint8_t read8(uint64_t addr);
+uint16_t read16(uint64_t addr);
+uint32_t read32(uint64_t addr);
+uint64_t read64(uint64_t addr);
+void write8(uint64_t addr, uint8_t value);
+void write16(uint64_t addr, uint16_t value);
+void write32(uint64_t addr, uint32_t value);
+void write64(uint64_t addr, uint64_t value);
+
+/*
+ * What the architecture's own file of the same name (ARCH/NAME.c) adds to a payload: boot's look at
+ * the machine's description, mmio's at its interrupt controllers, serial's at other ways and other
+ * sources of interrupts, end's other ways to end.
+ */
+void boot_machine(void);
+void mmio_machine(void);
+void serial_machine(void);
+void end_machine(const char *test);
 
 #endif

@@ -8,7 +8,7 @@
 #include "tests/payload/virtio.h"
 
 #define SECTOR	512
-#define MARK_AT (8 * MIB)
+#define MARK_AT machine_ram(8 * MIB)
 #define F_FLUSH (1ull << 9)
 
 static struct ring disk_ring, rng_ring;
@@ -33,8 +33,8 @@ void payload_main(void)
 	irq_on(disk.gsi);
 	must(blk_do(&disk, BLK_READ, 0, sector, SECTOR) == 0, "disk can't be read");
 	must(wait_count(&irq_count[disk.gsi], 1), "disk does not interrupt");
-	must(*(volatile uint64_t *)MARK_AT == 0, "RAM is not clean");
-	*(volatile uint64_t *)MARK_AT = ~0ull;
+	must(read64(MARK_AT) == 0, "RAM is not clean");
+	write64(MARK_AT, ~0ull);
 
 	must(vdev_start(&rng, 1, &rng_ring, 0), "entropy device does not start");
 	irq_on(rng.gsi);

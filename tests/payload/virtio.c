@@ -88,6 +88,8 @@ void vdev_put(struct vdev *dev, uint16_t head)
 
 void vdev_kick(const struct vdev *dev, unsigned int q)
 {
+	/* What the ring says comes before the kick, on a CPU that may turn stores around too. */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	write32(dev->base + R_QUEUE_NOTIFY, q);
 }
 

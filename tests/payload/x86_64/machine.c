@@ -36,29 +36,59 @@ struct frame {
 void machine_interrupt(struct frame *frame);
 
 /*
+ * --- device access ----------------------------------------------------------------------------------
+ */
+
+#define DEFINE_ACCESS(name, type)                \
+	type read##name(uint64_t addr)               \
+	{                                            \
+		return *(volatile type *)addr;           \
+	}                                            \
+	void write##name(uint64_t addr, type value)  \
+	{                                            \
+		*(volatile type *)addr = value;          \
+	}
+DEFINE_ACCESS(8, uint8_t)
+DEFINE_ACCESS(16, uint16_t)
+DEFINE_ACCESS(32, uint32_t)
+DEFINE_ACCESS(64, uint64_t)
+
+/*
  * --- console, time, ends ----------------------------------------------------------------------------
  */
 
+const unsigned int uart_gsi = LAYOUT_COM1_GSI;
+
+uint8_t uart_in(unsigned int reg)
+{
+	return inb((uint16_t)(LAYOUT_COM1 + reg));
+}
+
+void uart_out(unsigned int reg, uint8_t v)
+{
+	outb((uint16_t)(LAYOUT_COM1 + reg), v);
+}
+
 void machine_putc(char c)
 {
-	outb(UART_DATA, (uint8_t)c);
+	uart_out(UART_DATA, (uint8_t)c);
 }
 
 void machine_write(const char *s, size_t n)
 {
-	rep_outsb(UART_DATA, s, n);
+	rep_outsb(LAYOUT_COM1, s, n);
 }
 
 int machine_getc(unsigned int seconds)
 {
 	uint64_t end = machine_usec() + seconds * 1000000ull;
 
-	outb(UART_MCR, 0x0b); /* DTR, RTS, OUT2: input is wanted */
-	while (!(inb(UART_LSR) & 1)) {
+	uart_out(UART_MCR, 0x0b); /* DTR, RTS, OUT2: input is wanted */
+	while (!(uart_in(UART_LSR) & 1)) {
 		if (machine_usec() > end)
 			return -1;
 	}
-	return inb(UART_DATA);
+	return uart_in(UART_DATA);
 }
 
 uint64_t machine_usec(void)
@@ -75,6 +105,20 @@ static _Noreturn void stop_here(void)
 {
 	for (;;)
 		__asm__ volatile("cli; hlt");
+}
+
+void machine_interrupts(bool on)
+{
+	if (on)
+		__asm__ volatile("sti" ::: "memory");
+	else
+		__asm__ volatile("cli" ::: "memory");
+}
+
+/* sti takes effect after the next instruction: no interrupt slips in between. */
+void machine_sleep(void)
+{
+	__asm__ volatile("sti; hlt" ::: "memory");
 }
 
 _Noreturn void machine_off(void)
@@ -96,6 +140,11 @@ _Noreturn void machine_panic(void)
 {
 	outb(LAYOUT_PVPANIC, 1);
 	stop_here();
+}
+
+void machine_exception(void)
+{
+	__asm__ volatile("ud2");
 }
 
 /*
@@ -219,6 +268,16 @@ bool start_cpus(unsigned int n, void (*fn)(uint32_t))
  * --- what is where ----------------------------------------------------------------------------------
  */
 
+uint64_t machine_ram(uint64_t offset)
+{
+	return offset;
+}
+
+uint64_t machine_hole(void)
+{
+	return LAYOUT_HOLE_BASE;
+}
+
 uint64_t machine_ram_end(uint64_t size)
 {
 	return size <= LAYOUT_HOLE_BASE ? size : LAYOUT_HOLE_END + size - LAYOUT_HOLE_BASE;
@@ -241,6 +300,20 @@ unsigned int machine_virtio_gsi(unsigned int slot)
 	return gsi[slot % ARRAY_SIZE(gsi)];
 }
 
+/* ACPI's generic event device: the interrupt says that there is an event, the register which. */
+unsigned int machine_button(void)
+{
+	return LAYOUT_GED_GSI;
+}
+
+void machine_button_check(void)
+{
+	check_eq(inl(LAYOUT_GED), LAYOUT_GED_POWER, "power button event");
+	check_eq(inl(LAYOUT_GED), 0, "read once");
+	settle();
+	check_eq(irq_count[LAYOUT_GED_GSI], 1, "one interrupt");
+}
+
 /*
  * --- a clean machine --------------------------------------------------------------------------------
  */
@@ -258,10 +331,10 @@ void machine_soil(void)
 {
 	uint64_t v;
 
-	outb(UART_SCR, SOIL);
-	outb(UART_LCR, 0x83);
-	outb(UART_DATA, 7); /* the divisor's low byte */
-	outb(UART_LCR, 0x03);
+	uart_out(UART_SCR, SOIL);
+	uart_out(UART_LCR, 0x83);
+	uart_out(UART_DATA, 7); /* the divisor's low byte */
+	uart_out(UART_LCR, 0x03);
 	irq_on(SOIL_GSI);
 	wrmsr(MSR_LSTAR, 0x1234);
 	wrmsr(MSR_KERNEL_GS, 0x5678);
@@ -279,12 +352,12 @@ void machine_check_clean(void)
 	uint64_t dr0;
 
 	/* Nothing is printed while the divisor's registers hide the data's. */
-	outb(UART_LCR, 0x83);
-	divisor = inb(UART_DATA);
-	outb(UART_LCR, 0x03);
+	uart_out(UART_LCR, 0x83);
+	divisor = uart_in(UART_DATA);
+	uart_out(UART_LCR, 0x03);
 	__asm__ volatile("mov %%dr0, %0" : "=r"(dr0));
 	check_eq(divisor, 1, "clean: serial divisor");
-	check_eq(inb(UART_SCR), 0, "clean: serial scratch register");
+	check_eq(uart_in(UART_SCR), 0, "clean: serial scratch register");
 	check(ioapic_read(REDIRECTION(SOIL_GSI)) & IOAPIC_MASKED, "clean: IOAPIC entry masked");
 	check_eq(rdmsr(MSR_LSTAR), 0, "clean: LSTAR");
 	check_eq(rdmsr(MSR_KERNEL_GS), 0, "clean: KERNEL_GS_BASE");
@@ -366,7 +439,7 @@ void machine_start(unsigned int pvh, uint64_t info)
 	outb(0xa1, 0xff);
 	lapic_write(LAPIC_LVT_LINT0, 0x10000);
 	lapic_on();
-	interrupts(true);
+	machine_interrupts(true);
 	payload_main();
 	done();
 }

@@ -77,32 +77,6 @@ static inline struct cpuid cpuid(uint32_t leaf, uint32_t subleaf)
 	return r;
 }
 
-static inline void interrupts(bool on)
-{
-	if (on)
-		__asm__ volatile("sti" ::: "memory");
-	else
-		__asm__ volatile("cli" ::: "memory");
-}
-
-/* sti takes effect after the next instruction: no interrupt slips in between. */
-static inline void wait_for_interrupt(void)
-{
-	__asm__ volatile("sti; hlt" ::: "memory");
-}
-
-/* COM1's registers. */
-enum {
-	UART_DATA = LAYOUT_COM1,
-	UART_IER,
-	UART_IIR,
-	UART_LCR,
-	UART_MCR,
-	UART_LSR,
-	UART_MSR,
-	UART_SCR,
-};
-
 #define LAPIC_ID	0x20
 #define LAPIC_EOI	0xb0
 #define LAPIC_SVR	0xf0

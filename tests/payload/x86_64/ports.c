@@ -8,17 +8,20 @@
 
 #define NOWHERE 0x1230
 
+/* COM1's registers. */
+#define COM1(reg) (LAYOUT_COM1 + UART_##reg)
+
 static void plain(void)
 {
-	outb(UART_SCR, 0xa5);
-	check_eq(inb(UART_SCR), 0xa5, "byte out and in");
-	outw(UART_MSR, 0x3c00); /* MSR takes nothing, SCR does */
-	check_eq(inb(UART_SCR), 0x3c, "word out reaches both registers");
-	check_eq(inw(UART_MSR) >> 8, 0x3c, "word in");
-	outb(UART_MCR, 0x08);
-	outl(UART_MCR, 0x69000003);
-	check_eq(inl(UART_MCR) & 0xff0000ff, 0x69000003, "dword out and in");
-	outb(UART_MCR, 0x0b);
+	outb(COM1(SCR), 0xa5);
+	check_eq(inb(COM1(SCR)), 0xa5, "byte out and in");
+	outw(COM1(MSR), 0x3c00); /* MSR takes nothing, SCR does */
+	check_eq(inb(COM1(SCR)), 0x3c, "word out reaches both registers");
+	check_eq(inw(COM1(MSR)) >> 8, 0x3c, "word in");
+	outb(COM1(MCR), 0x08);
+	outl(COM1(MCR), 0x69000003);
+	check_eq(inl(COM1(MCR)) & 0xff0000ff, 0x69000003, "dword out and in");
+	outb(COM1(MCR), 0x0b);
 }
 
 static void nowhere(void)
@@ -35,12 +38,12 @@ static void nowhere(void)
 /* What is not all a device's is nobody's. */
 static void straddle(void)
 {
-	outb(UART_SCR, 0x11);
-	check_eq(inw(UART_SCR), 0xffff, "word across a range's end reads ones");
-	check_eq(inl(UART_LSR), 0xffffffff, "dword across a range's end reads ones");
-	outw(UART_SCR, 0x2222);
-	check_eq(inb(UART_SCR), 0x11, "word across a range's end writes nothing");
-	check_eq(inw(UART_DATA - 1), 0xffff, "word across a range's start reads ones");
+	outb(COM1(SCR), 0x11);
+	check_eq(inw(COM1(SCR)), 0xffff, "word across a range's end reads ones");
+	check_eq(inl(COM1(LSR)), 0xffffffff, "dword across a range's end reads ones");
+	outw(COM1(SCR), 0x2222);
+	check_eq(inb(COM1(SCR)), 0x11, "word across a range's end writes nothing");
+	check_eq(inw(COM1(DATA) - 1), 0xffff, "word across a range's start reads ones");
 }
 
 static void strings(void)
@@ -52,14 +55,14 @@ static void strings(void)
 
 	machine_write(text, sizeof(text) - 1);
 
-	rep_outsw(UART_MSR, words, ARRAY_SIZE(words));
-	check_eq(inb(UART_SCR), 0x77, "rep outsw: all elements, in order");
+	rep_outsw(COM1(MSR), words, ARRAY_SIZE(words));
+	check_eq(inb(COM1(SCR)), 0x77, "rep outsw: all elements, in order");
 	memset(buf, 0, sizeof(buf));
-	rep_insb(UART_SCR, buf, 33);
+	rep_insb(COM1(SCR), buf, 33);
 	for (unsigned int i = 0; i < 33; i++)
 		good &= buf[i] == 0x77;
 	check(good && !buf[33], "rep insb");
-	rep_insw(UART_MSR, buf, 8);
+	rep_insw(COM1(MSR), buf, 8);
 	good = true;
 	for (unsigned int i = 1; i < 16; i += 2)
 		good &= buf[i] == 0x77;
@@ -70,8 +73,8 @@ static void strings(void)
 	for (unsigned int i = 0; i < 20; i++)
 		good &= buf[i] == 0xff;
 	check(good && !buf[20], "rep insl of an unclaimed port");
-	rep_outsb(UART_DATA, text, 0);
-	rep_insb(UART_SCR, buf, 0);
+	rep_outsb(COM1(DATA), text, 0);
+	rep_insb(COM1(SCR), buf, 0);
 	check(buf[0] == 0xff, "rep of count 0");
 }
 
@@ -81,7 +84,7 @@ static void backwards(void)
 	const char *last = text + sizeof(text) - 2;
 	size_t n = sizeof(text) - 1;
 
-	__asm__ volatile("std; rep outsb; cld" : "+S"(last), "+c"(n) : "d"((uint16_t)UART_DATA) : "memory");
+	__asm__ volatile("std; rep outsb; cld" : "+S"(last), "+c"(n) : "d"((uint16_t)COM1(DATA)) : "memory");
 	check_eq(n, 0, "rep outsb downwards");
 }
 

@@ -31,7 +31,7 @@ static void on_cpu(uint32_t ticket)
 		__atomic_fetch_add(&add, 1, __ATOMIC_SEQ_CST);
 	__atomic_fetch_add(&added, 1, __ATOMIC_SEQ_CST);
 	for (;;)
-		wait_for_interrupt();
+		machine_sleep();
 }
 
 void payload_main(void)
