@@ -31,7 +31,7 @@ usage_error() {
 # help: prints the running script's comment block that starts with "usage:".
 help() {
 	# getopts hands "--help" over as the option "-" with the argument "help".
-	[ "$opt" != - ] || [ "$OPTARG" = help ] || usage_error "bad option --$OPTARG"
+	[ "${opt:-}" != - ] || [ "$OPTARG" = help ] || usage_error "bad option --$OPTARG"
 	sed -n '/^# usage:/,/^$/{ s/^# \{0,1\}//p; }' "$0"
 	exit 0
 }
@@ -39,6 +39,15 @@ help() {
 # need COMMAND PART: fails with the way out when a tool is not installed.
 need() {
 	command -v "$1" >/dev/null || die "$1: not found: run scripts/setup $2"
+}
+
+# setup_part ARCH PART: the part of scripts/setup that has ARCH's packages of PART.
+setup_part() {
+	if [ "$1" = "$(host_arch)" ]; then
+		echo "$2"
+	else
+		echo "$1"
+	fi
 }
 
 host_arch() {

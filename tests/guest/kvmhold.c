@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Holds a VM with a vCPU that never runs, until it is killed. The nested host's kernel patches its
- * own code when the first VM of all comes and the last one goes (preempt notifiers), and whenever
- * the number of vCPUs whose LAPIC is still disabled leaves or reaches zero. QEMU's emulation has
- * been seen to lose a CPU in such a patch: with this running there is nothing to patch.
+ * usage: kvmhold: makes a VM with a vCPU that never runs, and returns when there is one; a process of its own holds it until it
+ * is killed.
+ *
+ * The nested host's kernel patches its own code when the first VM of all comes and the last one goes (the scheduler's call of
+ * preempt notifiers), and on x86_64 whenever the number of vCPUs whose LAPIC is still disabled leaves or reaches zero. QEMU's
+ * emulation with a thread a CPU (7.2) is not up to that: it reads what it translates without a lock, so that a CPU that has read
+ * the old code may keep it although another has written the new one meanwhile. A kept breakpoint is an oops ("int3"), a kept jump
+ * around the notifiers a vCPU's thread that goes on with the guest's registers. With this VM held there is one such moment, at its
+ * start, when the nested host has one CPU (first-vm).
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,22 +16,42 @@
 #include <unistd.h>
 #include <linux/kvm.h>
 
-int main(void)
+static int hold(void)
 {
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	int vm = kvm < 0 ? -1 : ioctl(kvm, (int)KVM_CREATE_VM, 0);
 
 	if (vm < 0) {
 		perror("kvmhold: /dev/kvm");
-		return 1;
+		return -1;
 	}
 	/* Where the interrupt controller is made otherwise, this fails and the vCPU has none. */
-	if (ioctl(vm, (int)KVM_CREATE_IRQCHIP, 0) < 0)
-		perror("kvmhold: KVM_CREATE_IRQCHIP");
+	ioctl(vm, (int)KVM_CREATE_IRQCHIP, 0);
 	if (ioctl(vm, (int)KVM_CREATE_VCPU, 0) < 0) {
 		perror("kvmhold: KVM_CREATE_VCPU");
+		return -1;
+	}
+	return 0;
+}
+
+int main(void)
+{
+	char held = 0;
+	int ends[2];
+	pid_t pid;
+
+	if (pipe(ends) < 0 || (pid = fork()) < 0) {
+		perror("kvmhold");
 		return 1;
 	}
+	if (pid > 0) {
+		close(ends[1]);
+		return read(ends[0], &held, 1) == 1 ? 0 : 1;
+	}
+	close(ends[0]);
+	if (setsid() < 0 || hold() < 0 || write(ends[1], &held, 1) != 1)
+		return 1;
+	close(ends[1]);
 	for (;;)
 		pause();
 }

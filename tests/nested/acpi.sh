@@ -3,7 +3,7 @@
 # The tables are read in the guest, and iasl looks at them here.
 # shellcheck source=tests/nested/lib.sh
 . "$(dirname "$0")/lib.sh"
-[ "$ARCH" = x86_64 ] || { echo "skip acpi: $ARCH guests have no ACPI"; exit 0; }
+[ "$ARCH" = x86_64 ] || { echo "skip acpi: $ARCH guests have no ACPI, see dtb.sh"; exit 0; }
 guest_initrds 6.12
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT

@@ -4,7 +4,7 @@
 cd "$(dirname "$0")/../.." || exit 1
 out=$(mktemp) || exit 1
 trap 'rm -f "$out"' EXIT
-if timeout 280 scripts/demo >"$out" 2>&1 </dev/null &&
+if timeout 400 scripts/demo "${ARCH-$(uname -m)}" >"$out" 2>&1 </dev/null &&
 	tail -n 1 "$out" | grep -q '^done: QEMU .* vinit as PID 1, .* booted a guest, .* answered'; then
 	echo "ok demo ($(tail -n 1 "$out"))"
 else

@@ -1,10 +1,28 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: MIT
-# For the scripts beside it: each boots a nested host and runs a suite of host/ in it.
+# For the scripts beside it: each boots a nested host and runs a suite of host/ in it. Set from outside:
+#
+#	ARCH		this machine's by default
+#	CHECK_LONG	the whole matrix
+#	CHECK_SAMPLE	another architecture runs the cases of common code
+#	CHECK_GIC	the nested host's interrupt controller, 2 or 3 (aarch64); not the default is a variant of the suite,
+#	CHECK_HOST	and so is a version of the nested host's kernel: of the boots it runs a sample then
 
 cd "$(dirname "$0")/../.." || exit 1
 ARCH=${ARCH-$(uname -m)}
 kernels=build/kernels/$ARCH
+
+# The guest's kernel with a driver for the power button: the cloud kernel of aarch64 has none.
+button_version=6.12
+[ "$ARCH" != aarch64 ] || button_version=6.12-generic
+
+# scaled SECONDS: a time limit, which for the emulation of an aarch64 machine is a longer one.
+scaled() { echo $(($1 * $([ "$ARCH" = aarch64 ] && echo 2 || echo 1))); }
+
+# nested ARGUMENT...: scripts/nested of this run's kind.
+nested() {
+	scripts/nested -a "$ARCH" ${CHECK_GIC:+-G "$CHECK_GIC"} ${CHECK_HOST:+-k "$CHECK_HOST"} "$@"
+}
 
 # suite NAME OPTION...: runs host/NAME.sh in the nested host; OPTION... are scripts/nested's. What it prints are
 # the lines that count.
@@ -12,10 +30,19 @@ suite() {
 	local name=$1
 	shift
 	make -s guest-tools ARCH="$ARCH" >&2 || exit 1
-	scripts/nested -a "$ARCH" -f tests/nested/host/lib.sh:/t/lib.sh \
-		-f "tests/nested/host/$name.sh:/t/suite.sh" -f "build/$ARCH/tests/guest/kvmhold:/t/kvmhold" \
+	nested -f tests/nested/host/lib.sh:/t/lib.sh \
+		-f "tests/nested/host/$name.sh:/t/suite.sh" \
 		-f "build/$ARCH/guest-6.12.cpio:/t/6.12/initrd" -f "$kernels/6.12/vmlinuz:/t/6.12/image" \
-		"$@" -- "CHECK_LONG='${CHECK_LONG-}' sh /t/suite.sh"
+		"$@" -- "CHECK_LONG='${CHECK_LONG-}' CHECK_GIC='${CHECK_GIC-}' CHECK_HOST='${CHECK_HOST-}' CHECK_SAMPLE='${CHECK_SAMPLE-}' sh /t/suite.sh"
+}
+
+# fast VERSION: the kernel's file that is booted fastest: unpacked, where there is one.
+fast() {
+	if [ -e "$kernels/$1/vmlinux" ]; then
+		echo "$kernels/$1/vmlinux"
+	else
+		echo "$kernels/$1/vmlinuz"
+	fi
 }
 
 # An initrd a guest kernel, and the guests' own tools in both.

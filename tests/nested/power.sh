@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: MIT
 # shellcheck source=tests/nested/lib.sh
 . "$(dirname "$0")/lib.sh"
-guest_initrds 6.12 6.1
+versions=(6.12 6.1)
+[ "$button_version" = 6.12 ] || versions+=("$button_version")
+guest_initrds "${versions[@]}"
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
-args=(-f "build/$ARCH/guest-6.1.cpio:/t/6.1/initrd")
-for version in 6.12 6.1; do
-	# An unpacked kernel is faster, where there is one.
-	image=$kernels/$version/vmlinux
-	[ -e "$image" ] || image=$kernels/$version/vmlinuz
-	args+=(-f "$image:/t/$version/fast")
+args=()
+for version in "${versions[@]}"; do
+	args+=(-f "$(fast "$version"):/t/$version/fast")
+	[ "$version" = 6.12 ] || args+=(-f "build/$ARCH/guest-$version.cpio:/t/$version/initrd")
 done
 if [ "$ARCH" = x86_64 ]; then
 	# One invalid instruction and no table of exceptions: a triple fault.
@@ -18,4 +18,4 @@ if [ "$ARCH" = x86_64 ]; then
 		-o "$tmp/fault" - || exit 1
 	args+=(-f "$tmp/fault:/t/fault")
 fi
-suite power -m 1024 -t 420 "${args[@]}"
+suite power -m 1024 -t "$(scaled 600)" "${args[@]}"

@@ -7,11 +7,9 @@ make -s payloads ARCH="$ARCH" >&2 || exit 1
 initrd=build/$ARCH/guest-reset-6.12.cpio
 scripts/mkguest -a "$ARCH" -o "$initrd" -f tests/guest/reset-init:/reset-init -f "$tools/vsocktool:/bin/vsocktool" \
 	>/dev/null || exit 1
-image=$kernels/6.12/vmlinux
-[ -e "$image" ] || image=$kernels/6.12/vmlinuz
 args=()
-limit=400
+limit=$(scaled 600)
 [ -z "${CHECK_LONG-}" ] || limit=1700
 [ ! -e "build/$ARCH/payload/resets" ] || args+=(-f "build/$ARCH/payload/resets:/t/resets")
-suite reset100 -m 1024 -t $limit -f "$tools/vsocktool:/t/vsocktool" -f "$initrd:/t/6.12/reset" -f "$image:/t/6.12/fast" \
+suite reset100 -m 1024 -t $limit -f "$tools/vsocktool:/t/vsocktool" -f "$initrd:/t/6.12/reset" -f "$(fast 6.12):/t/6.12/fast" \
 	"${args[@]}"

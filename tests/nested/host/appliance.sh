@@ -1,16 +1,22 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Runs beside PID 1 while it has guests: started by vinit.exec, which must end before the guests start, so it leaves the rest
-# in the background. What it finds goes to the second serial port. The argument says what to do when the guest is ready.
+# in the background. What it finds goes to a virtio-serial port. The argument says what to do when the guest is ready.
 if [ "${2-}" != background ]; then
 	trap '' HUP # the end of this shell, which has the terminal, is a hang-up for what it leaves behind
-	/t/kvmhold >/dev/null 2>&1 &
+	/t/first-vm /t/kvmhold
 	setsid /bin/sh "$0" "$1" background </dev/null >/t/agent.log 2>&1 &
 	exit 0
 fi
-# An open would wait for a carrier.
-stty -F /dev/ttyS1 clocal raw
-exec >/dev/ttyS1 2>&1
+# The host may still be finding it.
+tries=0 port=
+while [ -z "$port" ] && [ $((tries += 1)) -le 100 ]; do
+	for dir in /sys/class/virtio-ports/*; do
+		[ "$(cat "$dir/name" 2>/dev/null)" != agent ] || [ ! -c "/dev/${dir##*/}" ] || port=/dev/${dir##*/}
+	done
+	[ -n "$port" ] || sleep 0.1
+done
+exec >"$port" 2>&1
 
 disk=/t/disk
 byte() { head -c 1 $disk; }

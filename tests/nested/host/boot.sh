@@ -1,13 +1,25 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Stock kernels, by both protocols, with 1, 2 and 4 vCPUs, small and large RAM: what the guest sees of its machine.
+# Stock kernels, in each form that is loaded, with 1, 2 and 4 vCPUs, small and large RAM: what the guest sees of its machine.
+# shellcheck source=tests/nested/host/lib.sh
 . /t/lib.sh
 
-# All of RAM is usable but what lies between 639 KiB and 1 MiB.
-see='sum=0; for d in /sys/firmware/memmap/*; do [ "$(cat $d/type)" = "System RAM" ] || continue
-sum=$((sum + $(cat $d/end) - $(cat $d/start) + 1)); done; echo "ram $((sum + 0x60400))"
-echo "cpus $(nproc) of $(grep -c ^processor /proc/cpuinfo)"; echo "kernel $(uname -r)"
-echo "total $(awk "/MemTotal/ { print \$2 }" /proc/meminfo)"
+if [ "$arch" = x86_64 ]; then
+	files="bzImage vmlinux"
+	small=128
+	# All of RAM is usable but what lies between 639 KiB and 1 MiB.
+	ram='sum=$((0x60400)); for d in /sys/firmware/memmap/*; do [ "$(cat $d/type)" = "System RAM" ] || continue
+		sum=$((sum + $(cat $d/end) - $(cat $d/start) + 1)); done'
+	controller=
+else
+	files="Image Image.gz"
+	small=160
+	ram='sum=0; for r in $(sed -n "s/^\([0-9a-f]*\)-\([0-9a-f]*\) : System RAM/0x\1,0x\2/p" /proc/iomem); do
+		sum=$((sum + ${r#*,} - ${r%,*} + 1)); done'
+	controller=$(gic_name "$(gic)")
+fi
+see="$ram"'; echo "ram $sum"; echo "cpus $(nproc) of $(grep -c ^processor /proc/cpuinfo)"; echo "kernel $(uname -r)"
+echo "total $(awk "/MemTotal/ { print \$2 }" /proc/meminfo)"; grep -oE "GIC(v3|-0)" /proc/interrupts | sort -u
 dmesg | grep -E "ACPI (Error|Warning|BIOS)|nobody cared|Firmware Bug|spurious|soft lockup|rcu:.*stall" | head -5 | sed "s/^/complaint /"
 for d in /sys/bus/virtio/devices/*; do echo "virtio $(cat $d/device) $(basename $(readlink $d/driver))"; done'
 
@@ -17,7 +29,7 @@ boot() {
 	kernel=/t/$1/$2 initrd=/t/$1/initrd
 	guest "$see" --cpus "$3" --memory "$4M" --rng
 	want "exit status $status" is $status 0
-	want "kernel version" said "^kernel $1\."
+	want "kernel version" said "^kernel ${1%-*}\."
 	want "CPUs online" says "cpus $3 of $3"
 	want "RAM" says "ram $(($4 * 1024 * 1024))"
 	# What it keeps for itself: some 40 MiB, and 1.6 % of RAM.
@@ -25,20 +37,45 @@ boot() {
 	want "MemTotal $total" [ "${total:-0}" -gt $((($4 - 48) * 1024 * 96 / 100)) ]
 	want "no virtio-rng found" said "^virtio 0x0004 virtio_rng"
 	want "the kernel complains" [ -z "$(grep ^complaint "$T/$name.out")" ]
+	[ -z "$controller" ] || want "not on a $controller" says "$controller"
 	end
 }
 
-boot 6.12 bzImage 1 128
-boot 6.12 vmlinux 2 5120
-boot 6.1 bzImage 4 5120
-boot 6.1 vmlinux 1 128
-boot 6.12 bzImage 4 256
-boot 6.1 bzImage 2 128
+# The nested host's kernel has other pages than the guests'.
+if [ "$CHECK_HOST" = 6.12-16k ]; then
+	begin host_page_size
+	want "not 16 KiB: $(page_size)" is "$(page_size)" 16384
+	end
+fi
+
+if [ "$arch" = x86_64 ]; then
+	boot 6.12 bzImage 1 128
+	boot 6.12 vmlinux 2 5120
+	boot 6.1 bzImage 4 5120
+	boot 6.1 vmlinux 1 128
+	boot 6.12 bzImage 4 256
+	boot 6.1 bzImage 2 128
+elif ! full; then
+	boot 6.1 Image.gz 4 5120
+elif ! every; then
+	boot 6.12 Image 1 $small
+	boot 6.1 Image.gz 2 5120
+	boot 6.12 Image 4 256
+	boot 6.12-16k Image 2 512
+	boot 6.12 Image 8 512
+else
+	boot 6.12 Image 1 $small
+	boot 6.12 Image.gz 2 5120
+	boot 6.1 Image 4 5120
+	boot 6.1 Image.gz 1 $small
+	boot 6.12-16k Image 2 512
+	boot 6.12 Image 8 512
+fi
 if [ -n "$CHECK_LONG" ]; then
 	for version in 6.12 6.1; do
-		for file in bzImage vmlinux; do
+		for file in $files; do
 			for cpus in 1 2 4; do
-				for mib in 128 5120; do
+				for mib in $small 5120; do
 					boot $version $file $cpus $mib
 				done
 			done

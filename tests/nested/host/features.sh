@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # What a guest's options promise, beyond booting: memory, disks, consoles, and the VMM's own footprint.
+# shellcheck source=tests/nested/host/lib.sh
 . /t/lib.sh
 
 # Private dirty KiB of process $1 outside guest RAM, whose mapping is $2 KiB large.
@@ -9,91 +10,107 @@ overhead() {
 		/^Private_Dirty:/ && size != ram { sum += $2 } END { print sum }' "/proc/$1/smaps"
 }
 
-begin overhead
-for i in 0 1 2 3; do dd if=/dev/zero of=$T/d$i bs=1M count=4 2>/dev/null; done
-guest_start 'for d in vda vdb vdc vdd; do dd if=/dev/$d of=/dev/null bs=64k 2>/dev/null; done; head -c 1000 /dev/hwrng >/dev/null
-	echo up >/dev/hvc0; echo up; read line' --cpus 2 --memory 128M --rng --vsock cid=4 --virtio-console "file=$T/hvc" \
-	--disk path=$T/d0 --disk path=$T/d1 --disk path=$T/d2,direct --disk path=$T/d3,discard
-want "not up" wait_for 60 says up
-vmm=$(vmm)
-kib=$(overhead "$vmm" $((128 * 1024)))
-echo "  memory overhead of the VMM: $kib KiB private dirty outside guest RAM, 2 vCPUs, 7 virtio devices, $(ls /proc/$vmm/task | wc -l) threads"
-want "$kib KiB: over 1 MiB, or nothing" [ "${kib:-0}" -gt 0 -a "${kib:-9999}" -lt 1024 ]
-flags=$(awk -v ram=$((128 * 1024)) '/^Size:/ { size = $2 } /^VmFlags:/ && size == ram { print }' "/proc/$vmm/smaps")
-for flag in dd nr dc hg; do # out of core dumps, not reserved, not for children, huge pages
-	want "guest RAM without the flag $flag: $flags" [ "$flags" != "${flags% $flag *}" ]
-done
-want "guest RAM is resident without being touched" [ "$(awk '/^VmRSS/ { print $2 }' /proc/$vmm/status)" -lt $((128 * 1024)) ]
-kill -KILL "$vmm"
-guest_wait
-end
+if full; then
+	begin overhead
+	for i in 0 1 2 3; do dd if=/dev/zero of=$T/d$i bs=1M count=4 2>/dev/null; done
+	guest_start 'for d in vda vdb vdc vdd; do dd if=/dev/$d of=/dev/null bs=64k 2>/dev/null; done; head -c 1000 /dev/hwrng >/dev/null
+		echo up >/dev/hvc0; echo up; read line' --cpus 2 --memory 128M --rng --vsock cid=4 --virtio-console "file=$T/hvc" \
+		--disk path=$T/d0 --disk path=$T/d1 --disk path=$T/d2,direct --disk path=$T/d3,discard
+	want "not up" wait_for $patience says up
+	vmm=$(vmm)
+	kib=$(overhead "$vmm" $((128 * 1024)))
+	echo "  memory overhead of the VMM: $kib KiB private dirty outside guest RAM, 2 vCPUs, 7 virtio devices, $(ls /proc/$vmm/task | wc -l) threads"
+	want "$kib KiB: over 1 MiB, or nothing" [ "${kib:-0}" -gt 0 -a "${kib:-9999}" -lt 1024 ]
+	flags=$(awk -v ram=$((128 * 1024)) '/^Size:/ { size = $2 } /^VmFlags:/ && size == ram { print }' "/proc/$vmm/smaps")
+	for flag in dd nr dc hg; do # out of core dumps, not reserved, not for children, huge pages
+		want "guest RAM without the flag $flag: $flags" [ "$flags" != "${flags% $flag *}" ]
+	done
+	want "guest RAM is resident without being touched" [ "$(awk '/^VmRSS/ { print $2 }' /proc/$vmm/status)" -lt $((128 * 1024)) ]
+	# The last two segments of the file are one of its data: first what is constant after relocation. Larger pages have it all in one.
+	data=$(sed -n 's|^[^ ]* \([^ ]*\) .* /init$|\1|p' "/proc/$vmm/maps" | tail -n 2 | tr '\n' ' ')
+	pages=$(awk '/^KernelPageSize/ { print $2; exit }' "/proc/$vmm/smaps")
+	want "relocated data is writable: $data" [ "$pages" != 4 -o "$data" = 'r--p rw-p ' ]
+	want "more of the file is writable than its data" [ "$(grep -c ' rw.p .* /init$' "/proc/$vmm/maps")" = 1 ]
+	kill -KILL "$vmm"
+	guest_wait
+	end
 
-begin hugepages
-echo 80 >/proc/sys/vm/nr_hugepages
-want "the host gave no huge pages" [ "$(awk '/HugePages_Total/ { print $2 }' /proc/meminfo)" -ge 64 ]
-guest_start 'echo up; read line' --memory 128M,hugepages
-want "not up" wait_for 60 says up
-want "no huge page is in use" [ "$(awk '/HugePages_Free/ { print $2 }' /proc/meminfo)" -lt 80 ]
-kill -KILL "$(vmm)"
-guest_wait
-want "pages not given back" wait_for 5 [ "$(awk '/HugePages_Free/ { print $2 }' /proc/meminfo)" -eq 80 ]
-end
+	begin hugepages
+	echo 80 >/proc/sys/vm/nr_hugepages
+	want "the host gave no huge pages" [ "$(awk '/HugePages_Total/ { print $2 }' /proc/meminfo)" -ge 64 ]
+	guest_start 'echo up; read line' --memory 128M,hugepages
+	want "not up" wait_for $patience says up
+	want "no huge page is in use" [ "$(awk '/HugePages_Free/ { print $2 }' /proc/meminfo)" -lt 80 ]
+	kill -KILL "$(vmm)"
+	guest_wait
+	want "pages not given back" wait_for 5 [ "$(awk '/HugePages_Free/ { print $2 }' /proc/meminfo)" -eq 80 ]
+	end
 
-begin hugepages_too_few
-guest true --memory 512M,hugepages
-want "exit status $status" is $status 1
-want "no words" logged "nr_hugepages"
-echo 0 >/proc/sys/vm/nr_hugepages
-end
+	begin hugepages_too_few
+	guest true --memory 512M,hugepages
+	want "exit status $status" is $status 1
+	want "no words" logged "nr_hugepages"
+	echo 0 >/proc/sys/vm/nr_hugepages
+	end
+fi
 
-begin disk_readonly
-dd if=/dev/urandom of=$T/ro bs=1M count=2 2>/dev/null
-sum=$(md5sum <$T/ro)
-guest 'cat /sys/block/vda/ro; dd if=/dev/zero of=/dev/vda bs=4k count=1 2>&1; md5sum </dev/vda' --disk path=$T/ro,readonly
-want "the guest could see it writable" says 1
-want "other content" says "$sum"
-want "written" is "$(md5sum <$T/ro)" "$sum"
-end
+if every; then
+	begin disk_readonly
+	dd if=/dev/urandom of=$T/ro bs=1M count=2 2>/dev/null
+	sum=$(md5sum <$T/ro)
+	guest 'cat /sys/block/vda/ro; dd if=/dev/zero of=/dev/vda bs=4k count=1 2>&1; md5sum </dev/vda' --disk path=$T/ro,readonly
+	want "the guest could see it writable" says 1
+	want "other content" says "$sum"
+	want "written" is "$(md5sum <$T/ro)" "$sum"
+	end
 
-begin disk_lock
-guest_start 'echo up; read line' --disk path=$T/d0 --disk path=$T/ro,readonly
-want "not up" wait_for 60 says up
-for way in d0 d0,readonly ro; do
-	$VM run --kernel /t/6.12/image --console null --disk path=$T/$way >$T/lock.log 2>&1 </dev/null
-	want "$way: exit status" is $? 1
-	want "$way: no words" grep -q "$T/${way%,*}.*in use" $T/lock.log
-done
-first=$pid first_vmm=$(vmm)
-name=disk_lock_second
-guest true --disk path=$T/ro,readonly
-want "a second reader: exit status $status" is $status 0
-name=disk_lock
-kill -KILL "$first_vmm"
-wait $first
-end
+	begin disk_lock
+	guest_start 'echo up; read line' --disk path=$T/d0 --disk path=$T/ro,readonly
+	want "not up" wait_for $patience says up
+	for way in d0 d0,readonly ro; do
+		$VM run --kernel /t/6.12/image --console null --disk path=$T/$way >$T/lock.log 2>&1 </dev/null
+		want "$way: exit status" is $? 1
+		want "$way: no words" grep -q "$T/${way%,*}.*in use" $T/lock.log
+	done
+	first=$pid first_vmm=$(vmm)
+	name=disk_lock_second
+	guest true --disk path=$T/ro,readonly
+	want "a second reader: exit status $status" is $status 0
+	name=disk_lock
+	kill -KILL "$first_vmm"
+	wait $first
+	end
+fi
 
-begin disk_odd_size
-dd if=/dev/zero of=$T/odd bs=1000 count=3 2>/dev/null
-guest true --disk path=$T/odd
-want "exit status" is $status 1
-want "no words" logged "odd.*3000.*512"
-end
+if full; then
+	begin disk_odd_size
+	dd if=/dev/zero of=$T/odd bs=1000 count=3 2>/dev/null
+	guest true --disk path=$T/odd
+	want "exit status" is $status 1
+	want "no words" logged "odd.*3000.*512"
+	end
 
-begin disk_discard
-dd if=/dev/urandom of=$T/thin bs=1M count=16 2>/dev/null
-guest 'blkdiscard -o 0 -l 8388608 /dev/vda && head -c 8388608 /dev/vda | tr -d "\0" | wc -c' --disk path=$T/thin,discard
-want "not zeros" says 0
-want "the image did not shrink: $(du -k $T/thin)" [ "$(du -k $T/thin | cut -f1)" -le 8300 ]
-end
+	begin disk_discard
+	dd if=/dev/urandom of=$T/thin bs=1M count=16 2>/dev/null
+	guest 'blkdiscard -o 0 -l 8388608 /dev/vda && head -c 8388608 /dev/vda | tr -d "\0" | wc -c' --disk path=$T/thin,discard
+	want "not zeros" says 0
+	want "the image did not shrink: $(du -k $T/thin)" [ "$(du -k $T/thin | cut -f1)" -le 8300 ]
+	end
+fi
 
 begin disk_direct_and_block_device
+own_gic=
+[ "$arch" != aarch64 ] || own_gic="--gic $(gic | tr -d v)"
 dd if=/dev/urandom of=$T/back bs=1M count=8 2>/dev/null
 loop=$(losetup -f)
 losetup "$loop" $T/back
-guest 'md5sum </dev/vda; dd if=/dev/vda of=/dev/vda bs=64k count=16 seek=64 conv=fsync,notrunc 2>/dev/null; cat /sys/block/vda/serial; echo' \
-	--disk "path=$loop,direct,id=a-serial-number"
+# shellcheck disable=SC2086	# words
+guest 'md5sum </dev/vda; dd if=/dev/vda of=/dev/vda bs=64k count=16 seek=64 conv=fsync,notrunc 2>/dev/null; cat /sys/block/vda/serial; echo
+grep -oE "GIC(v3|-0)" /proc/interrupts | sort -u' \
+	--disk "path=$loop,direct,id=a-serial-number" $own_gic
 want "other content" said "^[0-9a-f]{32} "
 want "no serial number" says a-serial-number
+[ -z "$own_gic" ] || want "not the GIC that $own_gic asks for" says "$(gic_name "$(gic)")"
 sync
 want "the copy is not on the device" is "$(dd if=$loop bs=64k count=16 2>/dev/null | md5sum)" "$(dd if=$loop bs=64k skip=64 count=16 2>/dev/null | md5sum)"
 losetup -d "$loop"
@@ -114,31 +131,69 @@ want "nothing was written" [ -n "$first" ]
 want "something else was read back" says "second $first"
 end
 
-begin console_file_keeps_what_is_there
-echo "an earlier line" >$T/$name.out.keep
-$VM run --kernel /t/6.12/image --initrd /t/6.12/initrd --console "file=$T/$name.out.keep" \
-	--cmdline "quiet run64=$(printf 'echo a later line' | base64) end=poweroff" >$T/$name.log 2>&1 </dev/null
-want "exit status" is $? 0
-want "the earlier line" grep -q "an earlier line" $T/$name.out.keep
-want "the later line" grep -q "a later line" $T/$name.out.keep
-end
+if every; then
+	begin console_file_keeps_what_is_there
+	echo "an earlier line" >$T/$name.out.keep
+	$VM run --kernel /t/6.12/image --initrd /t/6.12/initrd --console "file=$T/$name.out.keep" \
+		--cmdline "quiet run64=$(printf 'echo a later line' | base64) end=poweroff" >$T/$name.log 2>&1 </dev/null
+	want "exit status" is $? 0
+	want "the earlier line" grep -q "an earlier line" $T/$name.out.keep
+	want "the later line" grep -q "a later line" $T/$name.out.keep
+	end
 
-begin cmdline_only
-guest 'cat /proc/cmdline' --cmdline-only
-want "without a console word the guest is silent" [ ! -s "$T/$name.out" ]
-want "exit status $status" is $status 0
-end
+	begin cmdline_only
+	guest 'cat /proc/cmdline' --cmdline-only
+	if [ "$arch" = x86_64 ]; then
+		want "without a console word the guest is silent" [ ! -s "$T/$name.out" ]
+	else # its console is in the device tree
+		want "other words" said '^quiet +run64=[^ ]* end=poweroff$'
+	fi
+	want "exit status $status" is $status 0
+	end
+fi
 
-begin check_verb
-$VM check >$T/$name.log 2>&1
-want "exit status" is $? 0
-want "the verdict" logged "guests can run here"
-mv /dev/kvm /dev/kvm.away
-$VM check >$T/$name.out 2>&1
-want "exit status without /dev/kvm" is $? 1
-want "what to do" said "/dev/kvm: ENOENT: load the kvm module"
-guest true
-want "run: exit status $status" is $status 1
-want "run: what to do" logged "/dev/kvm: ENOENT: load the kvm module"
-mv /dev/kvm.away /dev/kvm
-end
+# KVM is a module on x86_64; on aarch64 it is there or is not.
+if [ "$arch" = x86_64 ]; then
+	nokvm="load the kvm module"
+
+	begin no_gic
+	$VM run --kernel /t/6.12/image --console null --gic 3 >$T/$name.log 2>&1 </dev/null
+	want "exit status" is $? 2
+	want "no words" logged "--gic 3: this machine has no GIC"
+	end
+else
+	nokvm="the kernel has KVM, but there is no node for it: /dev must be a devtmpfs"
+	has=$(gic)
+	has=${has#v}
+	hasnot=$((5 - has))
+
+	# The emulation gives a GICv3 host no GICv2 for its guests, and the other way round.
+	begin gic_of_another_version
+	$VM run --kernel /t/6.12/image --console null --gic "$hasnot" >$T/$name.log 2>&1 </dev/null
+	want "exit status" is $? 1
+	want "no words" logged "gic: KVM here can't make a GICv$hasnot.*use --gic $has"
+	end
+
+	begin gic_too_many_cpus
+	[ "$has" = 2 ] && cpus=9 || cpus=124
+	$VM run --kernel /t/6.12/image --console null --cpus $cpus >$T/$name.log 2>&1 </dev/null
+	want "exit status" is $? 1
+	want "no words" logged "cpus: $cpus; .* 1 to $((cpus - 1))"
+	end
+fi
+
+if full; then
+	begin check_verb
+	$VM check >$T/$name.log 2>&1
+	want "exit status" is $? 0
+	want "the verdict" logged "guests can run here"
+	mv /dev/kvm /dev/kvm.away
+	$VM check >$T/$name.out 2>&1
+	want "exit status without /dev/kvm" is $? 1
+	want "what to do" said "/dev/kvm: ENOENT: $nokvm"
+	guest true
+	want "run: exit status $status" is $status 1
+	want "run: what to do" logged "/dev/kvm: ENOENT: $nokvm"
+	mv /dev/kvm.away /dev/kvm
+	end
+fi

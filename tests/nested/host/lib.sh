@@ -5,9 +5,23 @@
 T=/tmp/t
 VM=/init
 mkdir -p $T
+arch=$(uname -m)
 
-# An empty VM that stays, see tests/guest/kvmhold.c.
-/t/kvmhold >/dev/null 2>&1 </dev/null &
+# The host's page size in bytes, and its interrupt controller: v2, v3. What a guest calls its own: Linux names a GICv2
+# otherwise where it was not started at EL2.
+page_size() { echo $(($(awk '/^KernelPageSize/ { print $2; exit }' /proc/self/smaps) * 1024)); }
+gic() { grep -q GICv3 /proc/interrupts && echo v3 || echo v2; }
+gic_name() { case $1 in v2) echo GIC-0 ;; *) echo GICv3 ;; esac; }
+
+# full: every case is to be run, not the sample that is enough for another interrupt controller or host kernel.
+full() { [ -z "$CHECK_GIC$CHECK_HOST" ] || [ -n "$CHECK_LONG" ]; }
+
+# every: not even what is the same code on every architecture is left to the other one's run.
+every() { full && [ -z "$CHECK_SAMPLE" ]; }
+
+# For how many seconds a guest may boot, on a machine with other things to do, too.
+patience=120
+[ "$arch" != aarch64 ] || patience=300
 
 now() { cut -d. -f1 /proc/uptime; }
 
@@ -50,7 +64,7 @@ guest_start() {
 	run64=$(printf %s "$1" | base64 | tr -d '\n')
 	shift
 	rm -f "$T/$name.out"
-	timeout -s KILL "${limit:-120}" $VM run --name "$name" --kernel "${kernel:-/t/6.12/image}" \
+	timeout -s KILL "${limit:-$((2 * patience))}" $VM run --name "$name" --kernel "${kernel:-/t/6.12/image}" \
 		--initrd "${initrd:-/t/6.12/initrd}" --console "file=$T/$name.out" \
 		--cmdline "quiet ${words-} run64=$run64 end=${after:-poweroff}" "$@" >"$T/$name.log" 2>&1 </dev/null &
 	pid=$!
@@ -74,7 +88,7 @@ vmm() {
 # says TEXT: the guest's console has a line that is TEXT. said PATTERN: that matches it.
 says() { tr -d '\r' <"$T/$name.out" | grep -qxF "$1"; }
 said() { tr -d '\r' <"$T/$name.out" | grep -qE "$1"; }
-logged() { grep -qE "$1" "$T/$name.log"; }
+logged() { grep -qE -- "$1" "$T/$name.log"; }
 
 # wait_for SECONDS COMMAND...: until it is so.
 wait_for() {

@@ -4,8 +4,10 @@
 # shellcheck source=tests/nested/host/lib.sh
 . /t/lib.sh
 
-arch=$(uname -m)
 kernel=/t/6.12/fast
+# With a driver for the button.
+button=6.12
+[ "$arch" != aarch64 ] || button=6.12-generic
 # Ready when the guest's acpid listens.
 ready='until ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q /dev/input/event; do sleep 0.1; done; echo ready; sleep 1000'
 
@@ -17,18 +19,22 @@ ended() {
 	want "vinit: an error" [ -z "$(grep -E 'assert|leak|ERROR|error:' "$T/$name.log" | grep -vE 'vCPU [0-9]+: (triple fault|rip )')" ]
 }
 
-begin poweroff
-guest 'echo here'
-ended 0 'the guest powered off'
-want "guest's init did not run" says here
-end
-
-for version in 6.12 6.1; do
-	begin reset_exit_$version
-	kernel=/t/$version/fast initrd=/t/$version/initrd after=reboot guest true --on-reset exit
-	ended 3 'the guest reset'
+if every; then
+	begin poweroff
+	guest 'echo here'
+	ended 0 'the guest powered off'
+	want "guest's init did not run" says here
 	end
-done
+fi
+
+if every; then
+	for version in 6.12 6.1; do
+		begin reset_exit_$version
+		kernel=/t/$version/fast initrd=/t/$version/initrd after=reboot guest true --on-reset exit
+		ended 3 'the guest reset'
+		end
+	done
+fi
 
 # What the guest writes to its disk says how often it booted.
 twice='n=$(dd if=/dev/vda bs=512 count=1 2>/dev/null | head -c 1); echo "boot $n of $(nproc)"; [ "$n" = 2 ] && poweroff -f
@@ -67,8 +73,8 @@ if [ "$arch" = x86_64 ]; then
 fi
 
 begin power_button
-guest_start "$ready" --stop-timeout 60
-want "the guest is not up" wait_for 60 said '^ready'
+kernel=/t/$button/fast initrd=/t/$button/initrd guest_start "$ready" --stop-timeout 60
+want "the guest is not up" wait_for $patience said '^ready'
 kill -TERM $pid
 guest_wait
 ended 0 'the guest powered off'
@@ -77,8 +83,12 @@ end
 
 # A guest with no driver for the button.
 begin button_ignored
-words=nomodules=1 guest_start 'echo ready; sleep 1000' --stop-timeout 2
-want "the guest is not up" wait_for 60 said '^ready'
+if [ "$arch" = aarch64 ]; then
+	guest_start 'echo ready; sleep 1000' --stop-timeout 2 # the cloud kernel with all that it has
+else
+	words=nomodules=1 guest_start 'echo ready; sleep 1000' --stop-timeout 2
+fi
+want "the guest is not up" wait_for $patience said '^ready'
 asked=$(now)
 kill -TERM $pid
 guest_wait
@@ -87,48 +97,58 @@ ended 5 'did not power off in time'
 want "took $took s" [ $took -ge 2 -a $took -le 5 ]
 end
 
-begin button_twice
-words=nomodules=1 guest_start 'echo ready; sleep 1000' --stop-timeout 100
-want "the guest is not up" wait_for 60 said '^ready'
-kill -TERM $pid
-want "not asked" wait_for 5 logged 'pressing'
-kill -INT $pid
-asked=$(now)
-guest_wait
-took=$(($(now) - asked))
-ended 5 'was stopped'
-want "took $took s" [ $took -le 3 ]
-end
+if every; then
+	begin button_twice
+	words=nomodules=1 guest_start 'echo ready; sleep 1000' --stop-timeout 100
+	want "the guest is not up" wait_for $patience said '^ready'
+	kill -TERM $pid
+	want "not asked" wait_for 5 logged 'pressing'
+	kill -INT $pid
+	asked=$(now)
+	guest_wait
+	took=$(($(now) - asked))
+	ended 5 'was stopped'
+	want "took $took s" [ $took -le 3 ]
+	end
+fi
 
-begin panic_pvpanic
-guest 'ls /sys/bus/platform/drivers/pvpanic-mmio /sys/bus/acpi/drivers 2>&1; lsmod | grep pvpanic; echo c >/proc/sysrq-trigger'
-ended 4 'panicked'
-end
+if full; then
+	# Debian's kernels for aarch64 have no driver for pvpanic; a payload writes its register.
+	if [ "$arch" = x86_64 ]; then
+		begin panic_pvpanic
+		guest 'ls /sys/bus/platform/drivers/pvpanic-mmio /sys/bus/acpi/drivers 2>&1; lsmod | grep pvpanic; echo c >/proc/sysrq-trigger'
+		ended 4 'panicked'
+		end
+	fi
 
-# Nothing says that it was a panic: the kernel restarts after a second (panic=1).
-begin panic_plain
-words=nomodules=1 guest 'echo c >/proc/sysrq-trigger' --on-reset exit
-ended 3 'the guest reset'
-end
+	# Nothing says that it was a panic: the kernel restarts after a second (panic=1).
+	begin panic_plain
+	words=nomodules=1 guest 'echo c >/proc/sysrq-trigger' --on-reset exit
+	ended 3 'the guest reset'
+	end
 
-# Everything that a VMM holds goes with it, however it ends.
-begin killed
-dd if=/dev/zero of=$T/disk bs=64k count=16 2>/dev/null
-guest_start 'echo ready; sleep 1000' --disk path=$T/disk --vsock cid=77
-want "the guest is not up" wait_for 60 said '^ready'
-timeout -s KILL 20 $VM run --kernel /t/6.12/image --console null --disk path=$T/disk >$T/locked 2>&1
-status=$?
-want "a second guest got the disk: $status $(cat $T/locked)" [ $status = 1 ]
-want "words for a locked disk" grep -q "$T/disk" $T/locked
-timeout -s KILL 20 $VM run --kernel /t/6.12/image --console null --vsock cid=77 >$T/taken 2>&1
-status=$?
-want "a second guest got the CID: $status $(cat $T/taken)" [ $status = 1 ]
-want "words for a taken CID" grep -q EADDRINUSE $T/taken
-sed 's/^/  /' $T/locked $T/taken
-kill -KILL "$pid"
-guest_wait
-want "status $status" is $status 137
-guest 'echo again' --disk path=$T/disk --vsock cid=77
-want "the second one: status $status" is $status 0
-want "the second one's guest" says again
-end
+fi
+
+if every; then
+	# Everything that a VMM holds goes with it, however it ends.
+	begin killed
+	dd if=/dev/zero of=$T/disk bs=64k count=16 2>/dev/null
+	guest_start 'echo ready; sleep 1000' --disk path=$T/disk --vsock cid=77
+	want "the guest is not up" wait_for $patience said '^ready'
+	timeout -s KILL 20 $VM run --kernel /t/6.12/image --console null --disk path=$T/disk >$T/locked 2>&1
+	status=$?
+	want "a second guest got the disk: $status $(cat $T/locked)" [ $status = 1 ]
+	want "words for a locked disk" grep -q "$T/disk" $T/locked
+	timeout -s KILL 20 $VM run --kernel /t/6.12/image --console null --vsock cid=77 >$T/taken 2>&1
+	status=$?
+	want "a second guest got the CID: $status $(cat $T/taken)" [ $status = 1 ]
+	want "words for a taken CID" grep -q EADDRINUSE $T/taken
+	sed 's/^/  /' $T/locked $T/taken
+	kill -KILL "$pid"
+	guest_wait
+	want "status $status" is $status 137
+	guest 'echo again' --disk path=$T/disk --vsock cid=77
+	want "the second one: status $status" is $status 0
+	want "the second one's guest" says again
+	end
+fi
