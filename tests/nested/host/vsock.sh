@@ -5,9 +5,9 @@
 . /t/lib.sh
 
 TOOL="/t/vsocktool --timeout 350"
-# 64 MiB, which the sample on another interrupt controller need not wait for.
+# 64 MiB, which a sample need not wait for.
 bulk=67108864
-full || bulk=8388608
+every || bulk=8388608
 limit=400
 
 # job NAME COMMAND...: one of the tool's jobs on this side is a case.
