@@ -29,7 +29,6 @@ nested() {
 suite() {
 	local name=$1
 	shift
-	make -s guest-tools ARCH="$ARCH" >&2 || exit 1
 	nested -f tests/nested/host/lib.sh:/t/lib.sh \
 		-f "tests/nested/host/$name.sh:/t/suite.sh" \
 		-f "build/$ARCH/guest-6.12.cpio:/t/6.12/initrd" -f "$kernels/6.12/vmlinuz:/t/6.12/image" \
