@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "arch/aarch64/inflate.h"
+#include "tests/crc32.h"
 
 #define HEADER	10
 #define TRAILER 8
@@ -50,18 +51,6 @@ static int run(const uint8_t *data, size_t size, uint8_t *out, size_t max,
 	must(result->in <= size && result->out <= max && !err == !result->why);
 	must(err != -ENOBUFS || result->out == max);
 	return err;
-}
-
-static uint32_t crc32_of(const uint8_t *p, size_t len)
-{
-	uint32_t crc = ~0u;
-
-	while (len--) {
-		crc ^= *p++;
-		for (unsigned int i = 0; i < 8; i++)
-			crc = crc & 1 ? crc >> 1 ^ 0xedb88320 : crc >> 1;
-	}
-	return ~crc;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -15,6 +15,7 @@
 #include <asm/bootparam.h>
 #include "arch/x86_64/boot.h"
 #include "arch/x86_64/layout.h"
+#include "tests/unit/bootfile.h"
 #include "tests/unit/test.h"
 #include "vm/kvm.h"
 #include "vm/log.h"
@@ -74,50 +75,6 @@ ssize_t pread(int fd, void *buf, size_t len, off_t offset)
 ssize_t pread64(int fd, void *buf, size_t len, off_t offset)
 {
 	return read_hook(fd, buf, len, offset);
-}
-
-/* The log of one load, for tests of its words. */
-static int log_fd = -1;
-static char log_text[2048];
-
-static void log_start(void)
-{
-	if (log_fd < 0)
-		log_fd = memfd_create("log", MFD_CLOEXEC);
-	CHECK(!ftruncate(log_fd, 0) && !lseek(log_fd, 0, SEEK_SET));
-	log_set_fd(log_fd, false);
-}
-
-static const char *log_end(void)
-{
-	ssize_t n = syscall(SYS_pread64, log_fd, log_text, sizeof(log_text) - 1, 0);
-
-	log_text[n > 0 ? n : 0] = 0;
-	return log_text;
-}
-
-/* A file in memory and its name. */
-struct tmpfile {
-	int fd;
-	char path[32];
-};
-
-static struct tmpfile file_make(const void *data, size_t len)
-{
-	struct tmpfile f;
-
-	f.fd = memfd_create("image", MFD_CLOEXEC);
-	snprintf(f.path, sizeof(f.path), "/proc/self/fd/%d", f.fd);
-	CHECK(f.fd >= 0 && write(f.fd, data, len) == (ssize_t)len);
-	return f;
-}
-
-static struct tmpfile file_sparse(uint64_t len)
-{
-	struct tmpfile f = file_make("", 0);
-
-	CHECK(!ftruncate(f.fd, len));
-	return f;
 }
 
 /* RAM as the machine has it. */

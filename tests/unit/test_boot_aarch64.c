@@ -12,6 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "arch/aarch64/boot.h"
+#include "tests/crc32.h"
+#include "tests/unit/bootfile.h"
 #include "tests/unit/test.h"
 #include "vm/kvm.h"
 #include "vm/log.h"
@@ -75,10 +77,6 @@ ssize_t pread64(int fd, void *buf, size_t len, off_t offset)
 	return read_hook(fd, buf, len, offset);
 }
 
-/* The log of one load, for tests of its words. */
-static int log_fd = -1;
-static char log_text[2048];
-
 /* What is said a few times only, would be said no more in the tests that load often. */
 static bool limit_log;
 
@@ -86,46 +84,6 @@ bool __real_log_allow(struct log_limit *limit);
 bool __wrap_log_allow(struct log_limit *limit)
 {
 	return !limit_log || __real_log_allow(limit);
-}
-
-static void log_start(void)
-{
-	if (log_fd < 0)
-		log_fd = memfd_create("log", MFD_CLOEXEC);
-	CHECK(!ftruncate(log_fd, 0) && !lseek(log_fd, 0, SEEK_SET));
-	log_set_fd(log_fd, false);
-}
-
-static const char *log_end(void)
-{
-	ssize_t n = syscall(SYS_pread64, log_fd, log_text, sizeof(log_text) - 1, 0);
-
-	log_text[n > 0 ? n : 0] = 0;
-	return log_text;
-}
-
-/* A file in memory and its name. */
-struct tmpfile {
-	int fd;
-	char path[32];
-};
-
-static struct tmpfile file_make(const void *data, size_t len)
-{
-	struct tmpfile f;
-
-	f.fd = memfd_create("image", MFD_CLOEXEC);
-	snprintf(f.path, sizeof(f.path), "/proc/self/fd/%d", f.fd);
-	CHECK(f.fd >= 0 && write(f.fd, data, len) == (ssize_t)len);
-	return f;
-}
-
-static struct tmpfile file_sparse(uint64_t len)
-{
-	struct tmpfile f = file_make("", 0);
-
-	CHECK(!ftruncate(f.fd, len));
-	return f;
 }
 
 static void ram_make(struct memory *mem, uint64_t size)
@@ -261,18 +219,6 @@ static int load(struct memory *mem, const void *kernel, size_t size, struct boot
 }
 
 /* In gzip: gzip(1)'s, or stored blocks when it must be quick. */
-static uint32_t crc32_of(const uint8_t *p, size_t len)
-{
-	uint32_t crc = ~0u;
-
-	while (len--) {
-		crc ^= *p++;
-		for (unsigned int i = 0; i < 8; i++)
-			crc = crc & 1 ? crc >> 1 ^ 0xedb88320 : crc >> 1;
-	}
-	return ~crc;
-}
-
 static uint8_t gz[2 * IMAGE_FILE];
 
 static size_t gz_stored(const void *data, uint16_t len)

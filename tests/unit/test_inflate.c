@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 #include "arch/aarch64/inflate.h"
+#include "tests/crc32.h"
 #include "tests/unit/test.h"
 
 /* A stream that is being written. */
@@ -34,18 +35,6 @@ static void put_code(uint32_t code, unsigned int bits)
 {
 	while (bits--)
 		put(code >> bits & 1, 1);
-}
-
-static uint32_t crc32_of(const uint8_t *p, size_t len)
-{
-	uint32_t crc = ~0u;
-
-	while (len--) {
-		crc ^= *p++;
-		for (unsigned int i = 0; i < 8; i++)
-			crc = crc & 1 ? crc >> 1 ^ 0xedb88320 : crc >> 1;
-	}
-	return ~crc;
 }
 
 static void begin(uint8_t flags)
