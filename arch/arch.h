@@ -86,6 +86,17 @@ struct arch_slot {
 void arch_virtio_slot(unsigned int i, struct arch_slot *slot);
 
 /*
+ * What else the map keeps of the guest's addresses, KVM's own devices (interrupt controller) and
+ * VMM's: no memory is added there. Ended by a NULL name.
+ */
+struct arch_window {
+	uint64_t gpa;
+	uint64_t size; /* bytes */
+	const char *name;
+};
+extern const struct arch_window arch_windows[];
+
+/*
  * Right after KVM_CREATE_VM, before RAM and vCPUs: what must come first (x86: TSS, identity map,
  * irqchip, PIT; arm64: the choice of a GIC, which bounds the vCPUs). vm->config says what is asked
  * for. 0 or -errno; logs. What it made by then is arch_vm_fini()'s to free, here and below.
@@ -140,8 +151,21 @@ void arch_vcpu_dump(struct vcpu *vcpu);
  */
 void arch_power_button(struct vm *vm);
 
-/* KVM_IRQ_LINE's number for a GSI as KVM_IRQFD takes it. */
+/*
+ * KVM_IRQ_LINE's number for a GSI as KVM_IRQFD takes it. ARCH_NO_IRQ: the interrupt controller has
+ * no such line. (x86: KVM takes GSI 24 and up, and delivers nothing.)
+ */
+#define ARCH_NO_IRQ UINT32_MAX
 uint32_t arch_irq_number(uint32_t gsi);
+
+/*
+ * When the last vCPU has left the guest, and before the first goes in again: time stands still for
+ * the guest where that can be had (arm64: the virtual counter), else it is told that it was held up
+ * (x86: kvmclock). On one thread; the vCPUs' ioctls are free. A resume comes after a pause, maybe a
+ * second time when the first has failed. 0 or -errno; logs.
+ */
+int arch_vm_pause(struct vm *vm);
+int arch_vm_resume(struct vm *vm);
 
 /*
  * Prints to stdout what this host can do, for `vinit check`: "ok", "absent" or "MISSING" and a fact

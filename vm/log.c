@@ -158,6 +158,20 @@ bool log_allow(struct log_limit *limit)
 	return allow;
 }
 
+int log_refuse(char why[LOG_SENTENCE], int err, const char *fmt, ...)
+{
+	char text[LOG_SENTENCE];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	log_err("%s", text);
+	if (why)
+		memcpy(why, text, sizeof(text));
+	return err;
+}
+
 const char *errno_name(int err)
 {
 #define E(name)                                                                                    \

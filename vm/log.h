@@ -68,6 +68,13 @@ bool log_allow(struct log_limit *limit);
 			log_line(level, __VA_ARGS__);                                              \
 	} while (0)
 
+/* Room for the sentence in which a call says why it was refused. */
+#define LOG_SENTENCE 192
+
+/* Logs the sentence as an error, copies it to @why unless that is NULL, and returns @err. */
+int log_refuse(char why[LOG_SENTENCE], int err, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
 /* "ENOENT" for ENOENT or -ENOENT; never NULL, never allocated. */
 const char *errno_name(int err);
 

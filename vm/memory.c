@@ -54,7 +54,7 @@ static uint64_t huge_size(const char *path, const char *word, uint64_t unit)
  * Guest RAM that is aligned as the guest sees it, so that one huge page of the host is one of the
  * guest. The space to find the alignment in is given back.
  */
-static uint8_t *map_anon(uint64_t size)
+uint8_t *memory_map_anon(uint64_t size)
 {
 	uint64_t align = huge_size("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "", 1);
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
@@ -70,7 +70,16 @@ static uint8_t *map_anon(uint64_t size)
 		munmap(start, head);
 	if (head != align)
 		munmap(p + size, align - head);
+	/* Advice only: a kernel without transparent huge pages says EINVAL. */
+	madvise(p, size, MADV_HUGEPAGE);
 	return p;
+}
+
+void memory_advise(uint8_t *hva, uint64_t size)
+{
+	/* A kernel with core dumps off says EINVAL. */
+	madvise(hva, size, MADV_DONTDUMP);
+	madvise(hva, size, MADV_DONTFORK);
 }
 
 /* These are reserved, though not touched: without that, a pool that runs out is a SIGBUS later. */
@@ -82,13 +91,103 @@ static uint8_t *map_hugetlb(uint64_t size)
 	return p == MAP_FAILED ? NULL : p;
 }
 
+static const struct memory_region *overlap_in(const struct memory_region *region, unsigned int nr,
+					      uint64_t gpa, uint64_t size)
+{
+	for (unsigned int i = 0; i < nr; i++) {
+		/* By their last bytes, since a region may end where addresses do. */
+		if (gpa <= region[i].gpa + (region[i].size - 1) && region[i].gpa <= gpa + (size - 1))
+			return &region[i];
+	}
+	return NULL;
+}
+
+const struct memory_region *memory_overlap(const struct memory *mem, uint64_t gpa, uint64_t size)
+{
+	const struct memory_region *region = overlap_in(mem->region, mem->nr, gpa, size);
+
+	return region ? region : overlap_in(mem->rom, mem->nr_rom, gpa, size);
+}
+
+static bool slot_taken(const struct memory *mem, uint32_t slot)
+{
+	for (unsigned int i = 0; i < mem->nr; i++) {
+		if (mem->region[i].slot == slot)
+			return true;
+	}
+	for (unsigned int i = 0; i < mem->nr_rom; i++) {
+		if (mem->rom[i].slot == slot)
+			return true;
+	}
+	return false;
+}
+
+uint32_t memory_free_slot(const struct memory *mem)
+{
+	uint32_t slot = 0;
+
+	while (slot_taken(mem, slot))
+		slot++;
+	return slot;
+}
+
+int memory_set_slot(const struct memory *mem, const struct memory_region *region, bool present)
+{
+	struct kvm_userspace_memory_region arg = {
+		.slot = region->slot,
+		.flags = (region->readonly ? KVM_MEM_READONLY : 0) |
+			 (region->dirty ? KVM_MEM_LOG_DIRTY_PAGES : 0),
+		.guest_phys_addr = region->gpa,
+		.memory_size = present ? region->size : 0,
+		.userspace_addr = (uint64_t)(uintptr_t)region->hva,
+	};
+	int ret;
+
+	if (mem->vm_fd < 0)
+		return 0;
+	ret = kvm_ioctl(mem->vm_fd, KVM_SET_USER_MEMORY_REGION, &arg);
+	return ret < 0 ? ret : 0;
+}
+
+void memory_insert(struct memory *mem, const struct memory_region *region)
+{
+	struct memory_region *table = region->readonly ? mem->rom : mem->region;
+	unsigned int *nr = region->readonly ? &mem->nr_rom : &mem->nr;
+	unsigned int i;
+
+	for (i = *nr; i > 0 && table[i - 1].gpa > region->gpa; i--)
+		table[i] = table[i - 1];
+	table[i] = *region;
+	(*nr)++;
+	if (!region->readonly)
+		mem->ram_size += region->size;
+}
+
+static void take_out(struct memory *mem, struct memory_region *table, unsigned int *nr, uint32_t slot)
+{
+	for (unsigned int i = 0; i < *nr; i++) {
+		if (table[i].slot != slot)
+			continue;
+		if (!table[i].readonly)
+			mem->ram_size -= table[i].size;
+		(*nr)--;
+		memmove(&table[i], &table[i + 1], (*nr - i) * sizeof(*table));
+		return;
+	}
+}
+
+void memory_take_out(struct memory *mem, uint32_t slot)
+{
+	take_out(mem, mem->region, &mem->nr, slot);
+	take_out(mem, mem->rom, &mem->nr_rom, slot);
+}
+
 int memory_add_ram(struct memory *mem, uint64_t gpa, uint64_t size, enum memory_backing backing)
 {
 	uint64_t align = backing == MEMORY_HUGETLB ? huge_size("/proc/meminfo", "Hugepagesize:", 1024) :
 						     (uint64_t)sysconf(_SC_PAGESIZE);
-	struct memory_region *region;
-	unsigned int i;
-	uint8_t *hva;
+	struct memory_region region = { .gpa = gpa, .size = size };
+	const struct memory_region *other;
 	int ret;
 
 	if (!size || (gpa | size) & (align - 1) || gpa + size < gpa) {
@@ -96,55 +195,32 @@ int memory_add_ram(struct memory *mem, uint64_t gpa, uint64_t size, enum memory_
 			" or beyond the address space", gpa, size, align);
 		return -EINVAL;
 	}
-	for (i = 0; i < mem->nr; i++) {
-		region = &mem->region[i];
-		if (gpa < region->gpa + region->size && region->gpa < gpa + size) {
-			log_err("guest RAM at %#" PRIx64 ", %#" PRIx64 " bytes overlaps the region at %#" PRIx64,
-				gpa, size, region->gpa);
-			return -EEXIST;
-		}
+	other = memory_overlap(mem, gpa, size);
+	if (other) {
+		log_err("guest RAM at %#" PRIx64 ", %#" PRIx64 " bytes overlaps the region at %#" PRIx64,
+			gpa, size, other->gpa);
+		return -EEXIST;
 	}
 	if (mem->nr == MEMORY_MAX_REGIONS) {
 		log_err("guest RAM: no more than %d regions", MEMORY_MAX_REGIONS);
 		return -ENOSPC;
 	}
-	hva = backing == MEMORY_HUGETLB ? map_hugetlb(size) : map_anon(size);
-	if (!hva) {
+	region.hva = backing == MEMORY_HUGETLB ? map_hugetlb(size) : memory_map_anon(size);
+	if (!region.hva) {
 		ret = -errno;
 		log_err("guest RAM, %" PRIu64 " MiB: mmap: %s: %s", size >> 20, errno_name(ret),
 			backing == MEMORY_HUGETLB ? "check /proc/sys/vm/nr_hugepages"
 						  : "check ulimit -v and vm.overcommit_memory");
 		return ret;
 	}
-	/*
-	 * Advice only: a kernel without transparent huge pages or with core dumps off says EINVAL.
-	 */
-	if (backing == MEMORY_ANON)
-		madvise(hva, size, MADV_HUGEPAGE);
-	madvise(hva, size, MADV_DONTDUMP);
-	madvise(hva, size, MADV_DONTFORK);
-
-	if (mem->vm_fd >= 0) {
-		struct kvm_userspace_memory_region slot = {
-			.slot = mem->nr,
-			.guest_phys_addr = gpa,
-			.memory_size = size,
-			.userspace_addr = (uint64_t)(uintptr_t)hva,
-		};
-
-		ret = kvm_ioctl(mem->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot);
-		if (ret < 0) {
-			munmap(hva, size);
-			return ret;
-		}
+	memory_advise(region.hva, size);
+	region.slot = memory_free_slot(mem);
+	ret = memory_set_slot(mem, &region, true);
+	if (ret) {
+		munmap(region.hva, size);
+		return ret;
 	}
-	for (i = mem->nr; i > 0 && mem->region[i - 1].gpa > gpa; i--)
-		mem->region[i] = mem->region[i - 1];
-	mem->region[i] = (struct memory_region){
-		.gpa = gpa, .size = size, .hva = hva, .slot = mem->nr
-	};
-	mem->nr++;
-	mem->ram_size += size;
+	memory_insert(mem, &region);
 	return 0;
 }
 
@@ -152,7 +228,10 @@ void memory_fini(struct memory *mem)
 {
 	for (unsigned int i = 0; i < mem->nr; i++)
 		munmap(mem->region[i].hva, mem->region[i].size);
+	for (unsigned int i = 0; i < mem->nr_rom; i++)
+		munmap(mem->rom[i].hva, mem->rom[i].size);
 	mem->nr = 0;
+	mem->nr_rom = 0;
 	mem->ram_size = 0;
 }
 

@@ -115,35 +115,93 @@ static bool handle_exit(struct vcpu *vcpu)
 	return false;
 }
 
+static void set_immediate_exit(struct vcpu *vcpu, uint8_t on)
+{
+	__atomic_store_n(&vcpu->run->immediate_exit, on, __ATOMIC_SEQ_CST);
+}
+
+/* Once into the guest and back. 1: an exit was handled; 0: kicked; -1: not again. */
+static int run_once(struct vcpu *vcpu)
+{
+	int ret = kvm_ioctl_raw(vcpu->fd, KVM_RUN, NULL);
+
+	if (ret >= 0)
+		return handle_exit(vcpu) ? 1 : -1;
+	/* exit_reason is the last exit's and must not be looked at. */
+	if (ret == -EINTR || ret == -EAGAIN)
+		return 0;
+	/* ENOSYS: on Arm, and only where KVM can't tell us to answer it. */
+	log_err("vCPU %u: KVM_RUN: %s%s", vcpu->id, errno_name(ret),
+		ret == -ENOSYS ? ": an access to where no memory is, by an instruction that "
+				 "KVM can't describe" : "");
+	arch_vcpu_dump(vcpu);
+	vm_end(vcpu->vm, VM_END_CRASH, "KVM_RUN failed");
+	return -1;
+}
+
+/*
+ * KVM takes the answer to an exit when it is entered again (api.rst, 5: "the kvm_run structure",
+ * KVM_EXIT_IO), before it looks at immediate_exit, after which the guest runs no further
+ * instruction. A wide access comes in pieces, each an exit of its own, hence the loop; one
+ * instruction has few of them. False when the vCPU is not to run again.
+ */
+static bool complete_exit(struct vcpu *vcpu)
+{
+	int ret;
+
+	do {
+		set_immediate_exit(vcpu, 1);
+		ret = run_once(vcpu);
+	} while (ret > 0 && !atomic_load(&vcpu->vm->stop));
+	set_immediate_exit(vcpu, 0);
+	return ret >= 0;
+}
+
+/* Until vm->pause is over, or vm->stop. */
+static void wait_paused(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->nr_paused++;
+	pthread_cond_broadcast(&vm->changed);
+	while (atomic_load(&vm->pause) && !atomic_load(&vm->stop))
+		pthread_cond_wait(&vm->changed, &vm->lock);
+	vm->nr_paused--;
+	pthread_mutex_unlock(&vm->lock);
+}
+
 static void *vcpu_thread(void *opaque)
 {
 	struct vcpu *vcpu = opaque;
 	struct vm *vm = vcpu->vm;
+	bool answered = false; /* an exit whose answer KVM has not taken yet */
 	bool go_on = true;
 
 	while (go_on && !atomic_load(&vm->stop)) {
-		int ret = kvm_ioctl_raw(vcpu->fd, KVM_RUN, NULL);
-
-		if (ret >= 0) {
-			go_on = handle_exit(vcpu);
-		} else if (ret == -EINTR || ret == -EAGAIN) {
-			/*
-			 * Kicked. exit_reason is the last exit's and must not be looked at. The
-			 * flag goes down before vm->stop is read again; the kicker sets them in the
-			 * other order, so a kick that comes now is seen here or by the next
-			 * KVM_RUN.
-			 */
-			__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-		} else {
-			/* ENOSYS: on Arm, and only where KVM can't tell us to answer it. */
-			log_err("vCPU %u: KVM_RUN: %s%s", vcpu->id, errno_name(ret),
-				ret == -ENOSYS ? ": an access to where no memory is, by an instruction that "
-						 "KVM can't describe" : "");
-			arch_vcpu_dump(vcpu);
-			vm_end(vm, VM_END_CRASH, "KVM_RUN failed");
-			go_on = false;
+		if (atomic_load(&vm->pause)) {
+			if (answered)
+				go_on = complete_exit(vcpu);
+			answered = false;
+			if (go_on)
+				wait_paused(vm);
+			continue;
 		}
+
+		int ret = run_once(vcpu);
+
+		answered = ret > 0;
+		go_on = ret >= 0;
+		/*
+		 * Kicked. The flag goes down before vm->stop and vm->pause are read again; the
+		 * kicker sets them in the other order, so a kick that comes now is seen here or by
+		 * the next KVM_RUN.
+		 */
+		if (!ret)
+			set_immediate_exit(vcpu, 0);
 	}
+	pthread_mutex_lock(&vm->lock);
+	vm->nr_live--;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
 	return NULL;
 }
 
@@ -167,15 +225,24 @@ int vcpu_start(struct vcpu *vcpu)
 	sigdelset(&all, SIGABRT);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, VCPU_STACK);
+	/* Counted before it runs: a pause waits for this one too. */
+	pthread_mutex_lock(&vcpu->vm->lock);
+	vcpu->vm->nr_live++;
+	pthread_mutex_unlock(&vcpu->vm->lock);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	ret = pthread_create(&vcpu->thread, &attr, vcpu_thread, vcpu);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);
 	if (ret) {
+		pthread_mutex_lock(&vcpu->vm->lock);
+		vcpu->vm->nr_live--;
+		pthread_mutex_unlock(&vcpu->vm->lock);
 		log_err("vCPU %u: pthread_create: %s", vcpu->id, errno_name(ret));
 		return -ret;
 	}
+	pthread_mutex_lock(&vcpu->vm->lock);
 	vcpu->started = true;
+	pthread_mutex_unlock(&vcpu->vm->lock);
 	snprintf(name, sizeof(name), "vcpu-%u", vcpu->id);
 	pthread_setname_np(vcpu->thread, name);
 	return 0;
@@ -183,6 +250,6 @@ int vcpu_start(struct vcpu *vcpu)
 
 void vcpu_kick(struct vcpu *vcpu)
 {
-	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	set_immediate_exit(vcpu, 1);
 	pthread_kill(vcpu->thread, KICK_SIGNAL);
 }

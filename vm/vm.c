@@ -7,8 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 #include "arch/arch.h"
+#include "vm/dirty.h"
 #include "vm/event.h"
 #include "vm/log.h"
+#include "vm/region.h"
 #include "vm/vcpu.h"
 
 static int add_ram(struct vm *vm, uint64_t ram_size, enum memory_backing backing)
@@ -68,6 +70,8 @@ int vm_create(struct vm *vm, struct kvm *kvm, struct event_loop *loop,
 	int ret;
 
 	memset(vm, 0, sizeof(*vm));
+	pthread_mutex_init(&vm->lock, NULL);
+	pthread_cond_init(&vm->changed, NULL);
 	vm->fd = -1;
 	vm->kvm = kvm;
 	vm->config = *config;
@@ -77,6 +81,7 @@ int vm_create(struct vm *vm, struct kvm *kvm, struct event_loop *loop,
 		return ret;
 	vm->fd = kvm_ioctl_val(kvm->fd, KVM_CREATE_VM, type);
 	memory_init(&vm->mem, vm->fd);
+	vm->mem.max_slots = (unsigned int)kvm_has(kvm->fd, KVM_CAP_NR_MEMSLOTS);
 	irq_init(&vm->irqs, vm->fd);
 	if (vm->fd < 0)
 		return vm->fd;
@@ -113,19 +118,177 @@ int vm_start(struct vm *vm)
 	return 0;
 }
 
-void vm_stop(struct vm *vm)
+/* Those in the guest leave it, those that wait look again at pause and stop. */
+static void kick_all(struct vm *vm)
 {
-	atomic_store(&vm->stop, true);
-	/* All are kicked before the first is waited for: they stop side by side. */
+	pthread_mutex_lock(&vm->lock);
+	pthread_cond_broadcast(&vm->changed);
 	for (unsigned int i = 0; i < vm->nr_vcpus; i++) {
 		if (vm->vcpus[i].started)
 			vcpu_kick(&vm->vcpus[i]);
 	}
+	pthread_mutex_unlock(&vm->lock);
+}
+
+/* From here on nobody kicks it: a thread that was joined must not be sent a signal. */
+static bool take_started(struct vm *vm, struct vcpu *vcpu)
+{
+	bool started;
+
+	pthread_mutex_lock(&vm->lock);
+	started = vcpu->started;
+	vcpu->started = false;
+	pthread_mutex_unlock(&vm->lock);
+	return started;
+}
+
+void vm_stop(struct vm *vm)
+{
+	atomic_store(&vm->stop, true);
+	/* All are told before the first is waited for: they stop side by side. */
+	kick_all(vm);
 	for (unsigned int i = 0; i < vm->nr_vcpus; i++) {
-		if (vm->vcpus[i].started)
+		if (take_started(vm, &vm->vcpus[i]))
 			pthread_join(vm->vcpus[i].thread, NULL);
-		vm->vcpus[i].started = false;
 	}
+}
+
+/* 0 when all that live are out of the guest. */
+static int wait_all_paused(struct vm *vm)
+{
+	bool stop;
+
+	pthread_mutex_lock(&vm->lock);
+	/* One that has come to its end is out for good: nr_live goes down. */
+	while (vm->nr_paused < vm->nr_live && !atomic_load(&vm->stop))
+		pthread_cond_wait(&vm->changed, &vm->lock);
+	stop = atomic_load(&vm->stop);
+	pthread_mutex_unlock(&vm->lock);
+	return stop || atomic_load(&vm->end) != VM_END_NONE ? -ESHUTDOWN : 0;
+}
+
+int vm_pause(struct vm *vm)
+{
+	bool idle = false;
+	int ret;
+
+	if (atomic_load(&vm->stop) || atomic_load(&vm->end) != VM_END_NONE)
+		return -ESHUTDOWN;
+	if (!atomic_compare_exchange_strong(&vm->pause, &idle, true))
+		return -EALREADY;
+	kick_all(vm);
+	ret = wait_all_paused(vm);
+	if (!ret)
+		ret = arch_vm_pause(vm);
+	pthread_mutex_lock(&vm->lock);
+	vm->paused = !ret;
+	if (ret) {
+		atomic_store(&vm->pause, false);
+		pthread_cond_broadcast(&vm->changed);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return ret;
+}
+
+int vm_resume(struct vm *vm)
+{
+	bool paused;
+	int ret;
+
+	/* Taken at once, so that of two threads one resumes. */
+	pthread_mutex_lock(&vm->lock);
+	paused = vm->paused;
+	vm->paused = false;
+	pthread_mutex_unlock(&vm->lock);
+	if (!paused)
+		return -EINVAL;
+	ret = atomic_load(&vm->stop) ? -ESHUTDOWN : arch_vm_resume(vm);
+	pthread_mutex_lock(&vm->lock);
+	vm->paused = ret != 0;
+	if (!ret) {
+		atomic_store(&vm->pause, false);
+		pthread_cond_broadcast(&vm->changed);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return ret;
+}
+
+bool vm_is_still(struct vm *vm)
+{
+	bool still;
+
+	pthread_mutex_lock(&vm->lock);
+	still = vm->paused || !vm->nr_live;
+	pthread_mutex_unlock(&vm->lock);
+	return still;
+}
+
+static int check_still(struct vm *vm, const char *what, char *why)
+{
+	return vm_is_still(vm) ? 0 :
+				 log_refuse(why, -EBUSY, "%s: the guest runs: it must be paused", what);
+}
+
+/* The map's windows, and what is on the bus: a device that has no window in the map, too. */
+static int check_windows(const struct vm *vm, const struct region_spec *spec, char *why)
+{
+	const uint64_t last = spec->gpa + (spec->size - 1);
+
+	if (!spec->size || last < spec->gpa)
+		return 0; /* region_add() has the words */
+	for (const struct arch_window *w = arch_windows; w->name; w++) {
+		if (spec->gpa <= w->gpa + (w->size - 1) && w->gpa <= last)
+			return log_refuse(why, -EEXIST, "memory at %#" PRIx64 ", %#" PRIx64 " bytes: "
+					  "%#" PRIx64 ", %#" PRIx64 " bytes, is %s", spec->gpa,
+					  spec->size, w->gpa, w->size, w->name);
+	}
+	for (unsigned int i = 0; i < vm->mmio.nr; i++) {
+		const struct bus_range *r = &vm->mmio.range[i];
+
+		if (spec->gpa <= r->base + (r->size - 1) && r->base <= last)
+			return log_refuse(why, -EEXIST, "memory at %#" PRIx64 ", %#" PRIx64 " bytes: "
+					  "%#" PRIx64 ", %#" PRIx64 " bytes, is %s's", spec->gpa,
+					  spec->size, r->base, r->size, r->name);
+	}
+	return 0;
+}
+
+int vm_memory_add(struct vm *vm, const struct region_spec *spec, uint32_t *slot,
+		  char why[LOG_SENTENCE])
+{
+	int ret = check_still(vm, "memory", why);
+
+	if (!ret)
+		ret = check_windows(vm, spec, why);
+	return ret ? ret : region_add(&vm->mem, spec, slot, why);
+}
+
+int vm_memory_remove(struct vm *vm, uint32_t slot, char why[LOG_SENTENCE])
+{
+	int ret = check_still(vm, "memory", why);
+
+	return ret ? ret : region_remove(&vm->mem, slot, why);
+}
+
+int vm_dirty_enable(struct vm *vm, char why[LOG_SENTENCE])
+{
+	int ret = check_still(vm, "dirty log", why);
+
+	return ret ? ret : dirty_enable(&vm->mem, why);
+}
+
+int vm_dirty_disable(struct vm *vm, char why[LOG_SENTENCE])
+{
+	int ret = check_still(vm, "dirty log", why);
+
+	return ret ? ret : dirty_disable(&vm->mem, why);
+}
+
+int vm_dirty_collect(struct vm *vm, char why[LOG_SENTENCE])
+{
+	int ret = check_still(vm, "dirty log", why);
+
+	return ret ? ret : dirty_collect(&vm->mem, why);
 }
 
 void vm_destroy(struct vm *vm)
@@ -141,6 +304,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->fd >= 0)
 		close(vm->fd);
 	vm->fd = -1;
+	dirty_fini(&vm->mem);
 	memory_fini(&vm->mem);
 }
 

@@ -17,11 +17,11 @@
 
 #define VHOST_PATH "/dev/vhost-vsock"
 
-/* struct vhost_memory ends in a flexible array; this is room for all regions there can be. */
+/* struct vhost_memory ends in a flexible array; this is room for all regions that it takes. */
 union vhost_table {
 	struct vhost_memory head;
 	uint8_t room[sizeof(struct vhost_memory) +
-		     MEMORY_MAX_REGIONS * sizeof(struct vhost_memory_region)];
+		     MEMORY_VHOST_REGIONS * sizeof(struct vhost_memory_region)];
 };
 
 /* What to check on the host, for the failures that a user can do something about. */
@@ -145,6 +145,12 @@ static int vhost_set_memory(struct vhost *vhost, const struct memory *mem)
 {
 	union vhost_table table;
 
+	/* Kept so by whoever adds regions while the device is there (vm/region.h). */
+	if (mem->nr > MEMORY_VHOST_REGIONS) {
+		log_limited(LOG_ERROR, VHOST_PATH ": E2BIG: %u regions of RAM, vhost takes %d", mem->nr,
+			    MEMORY_VHOST_REGIONS);
+		return -E2BIG;
+	}
 	/* RAM alone: the table has no read-only flag. */
 	table.head.nregions = mem->nr;
 	table.head.padding = 0;

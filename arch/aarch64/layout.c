@@ -36,6 +36,18 @@ void arch_virtio_slot(unsigned int i, struct arch_slot *slot)
 	slot->gsi = LAYOUT_VIRTIO_SPI + i;
 }
 
+const struct arch_window arch_windows[] = {
+	{ LAYOUT_GICD_BASE, LAYOUT_GICD_SIZE, "the GIC distributor's" },
+	{ LAYOUT_GICC_BASE, LAYOUT_GICC_ROOM, "the GIC CPU interface's" },
+	{ LAYOUT_GICR_BASE, LAYOUT_UART_BASE - LAYOUT_GICR_BASE, "the GIC redistributors'" },
+	{ LAYOUT_UART_BASE, LAYOUT_UART_SIZE, "the serial port's" },
+	{ LAYOUT_RTC_BASE, LAYOUT_RTC_SIZE, "the clock's" },
+	{ LAYOUT_GPIO_BASE, LAYOUT_GPIO_SIZE, "the GPIO's" },
+	{ LAYOUT_PVPANIC_BASE, LAYOUT_PVPANIC_SIZE, "the panic device's" },
+	{ LAYOUT_VIRTIO_BASE, ARCH_MAX_VIRTIO * LAYOUT_VIRTIO_STRIDE, "the virtio devices'" },
+	{ 0 },
+};
+
 /*
  * KVM_IRQ_LINE wants the kind of interrupt and its INTID where KVM_IRQFD wants the SPI's own number
  * (api.rst, 4.25). KVM_ARM_IRQ_TYPE_SPI and its shift are in Arm's asm/kvm.h only, which a test on
@@ -51,5 +63,7 @@ _Static_assert(IRQ_TYPE_SPI == KVM_ARM_IRQ_TYPE_SPI && IRQ_TYPE_SHIFT == KVM_ARM
 
 uint32_t arch_irq_number(uint32_t gsi)
 {
+	if (gsi >= LAYOUT_NR_INTIDS - LAYOUT_SPI_BASE)
+		return ARCH_NO_IRQ;
 	return IRQ_TYPE_SPI << IRQ_TYPE_SHIFT | (gsi + LAYOUT_SPI_BASE);
 }

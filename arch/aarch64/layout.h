@@ -26,6 +26,7 @@
 #define LAYOUT_GICD_SIZE    0x10000ull
 #define LAYOUT_GICC_BASE    0x08010000ull /* GICv2 */
 #define LAYOUT_GICC_SIZE    0x2000ull
+#define LAYOUT_GICC_ROOM    0x10000ull /* kept for it */
 #define LAYOUT_GICR_BASE    0x080a0000ull /* GICv3: 128 KiB a vCPU, up to the UART */
 #define LAYOUT_GICR_STRIDE  0x20000ull
 

@@ -92,6 +92,20 @@ int vcpu_mpidr(struct vcpu *vcpu, uint64_t *mpidr)
 	return 0;
 }
 
+int vcpu_get_counter(struct vcpu *vcpu, uint64_t *counter)
+{
+	int ret = get_reg(vcpu, KVM_REG_ARM_TIMER_CNT, counter);
+
+	if (ret < 0)
+		log_err("vCPU %u: KVM_GET_ONE_REG of the virtual counter: %s", vcpu->id, errno_name(ret));
+	return ret < 0 ? ret : 0;
+}
+
+int vcpu_set_counter(struct vcpu *vcpu, uint64_t counter)
+{
+	return set_reg(vcpu, KVM_REG_ARM_TIMER_CNT, counter);
+}
+
 int vcpu_set_entry(struct vcpu *vcpu, uint64_t pc, uint64_t fdt)
 {
 	/* Documentation/arch/arm64/booting.rst, "Call the kernel image". */

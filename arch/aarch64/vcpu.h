@@ -22,4 +22,8 @@ int vcpu_set_entry(struct vcpu *vcpu, uint64_t pc, uint64_t fdt);
  */
 int vcpu_mpidr(struct vcpu *vcpu, uint64_t *mpidr);
 
+/* The virtual counter, the same one for all vCPUs; none is in the guest. 0 or -errno; logs. */
+int vcpu_get_counter(struct vcpu *vcpu, uint64_t *counter);
+int vcpu_set_counter(struct vcpu *vcpu, uint64_t counter);
+
 #endif

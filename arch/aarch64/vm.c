@@ -21,6 +21,7 @@ struct arch_vm {
 	struct serial *serial;
 	unsigned int gic; /* version, from arch_vm_init() on */
 	int gic_fd;
+	uint64_t counter; /* the virtual one, when the guest was paused */
 };
 
 static const struct kvm_cap caps[] = {
@@ -146,6 +147,23 @@ int arch_devices(struct vm *vm, struct console *console)
 	if (ret)
 		return ret;
 	return bus_add(&vm->mmio, LAYOUT_UART_BASE, SERIAL_REGS, serial_access, vm->arch->serial, "UART");
+}
+
+/*
+ * The guest's virtual counter is the host's less an offset that all vCPUs share; writing the
+ * counter of one moves the offset (api.rst, 4.68; KVM_REG_ARM_TIMER_CNT). So time stood still, and
+ * what the guest's timers wait for is as far away as it was. The physical counter goes on, unless
+ * KVM_ARM_SET_COUNTER_OFFSET were used: but then KVM takes no write of the counter any more, a
+ * restored one's neither, and a guest's physical counter would jump back at the first use.
+ */
+int arch_vm_pause(struct vm *vm)
+{
+	return vcpu_get_counter(&vm->vcpus[0], &vm->arch->counter);
+}
+
+int arch_vm_resume(struct vm *vm)
+{
+	return vcpu_set_counter(&vm->vcpus[0], vm->arch->counter);
 }
 
 void arch_power_button(struct vm *vm)

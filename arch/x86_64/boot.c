@@ -82,8 +82,11 @@ _Static_assert(sizeof(struct pvh_module) == 32, "hvm_modlist_entry is ABI");
 _Static_assert(sizeof(struct pvh_memmap) == 24, "hvm_memmap_table_entry is ABI");
 _Static_assert(sizeof(struct boot_params) == GUEST_PAGE, "the zero page is a page");
 
-/* A RAM region becomes one entry, the one at 0 two with the reserved hole between. */
-#define E820_MAX (MEMORY_MAX_REGIONS + 2)
+/*
+ * A RAM region becomes one entry, the one at 0 two with the reserved hole between. At boot there are
+ * the map's own regions; those added later are not in the map.
+ */
+#define E820_MAX 66
 _Static_assert(E820_MAX <= E820_MAX_ENTRIES_ZEROPAGE, "e820 fits the zero page");
 
 /* All of PVH's data in its page. */
@@ -592,7 +595,7 @@ static unsigned int fill_e820(const struct memory *mem, struct boot_e820_entry *
 	map[nr++] = (struct boot_e820_entry){ 0, LAYOUT_LOW_END, E820_RAM };
 	map[nr++] = (struct boot_e820_entry){ LAYOUT_LOW_END, LAYOUT_HIGH_RAM - LAYOUT_LOW_END,
 					      E820_RESERVED };
-	for (i = 0; i < mem->nr; i++) {
+	for (i = 0; i < mem->nr && nr < E820_MAX; i++) {
 		start = mem->region[i].gpa;
 		end = start + mem->region[i].size;
 		if (start < LAYOUT_HIGH_RAM)

@@ -44,7 +44,17 @@ void arch_virtio_slot(unsigned int i, struct arch_slot *slot)
 	slot->gsi = gsis[i % (sizeof(gsis) / sizeof(gsis[0]))];
 }
 
+const struct arch_window arch_windows[] = {
+	{ LAYOUT_VIRTIO_BASE, ARCH_MAX_VIRTIO * LAYOUT_VIRTIO_SIZE, "the virtio devices'" },
+	{ LAYOUT_IOAPIC, PAGE, "the IOAPIC's" },
+	{ LAYOUT_LAPIC, PAGE, "the LAPIC's" },
+	{ LAYOUT_IDENTITY_MAP, PAGE, "KVM's identity map's" },
+	{ LAYOUT_TSS, 3 * PAGE, "KVM's TSS's" },
+	{ 0 },
+};
+
 uint32_t arch_irq_number(uint32_t gsi)
 {
-	return gsi; /* KVM_IRQ_LINE and KVM_IRQFD both count IOAPIC pins */
+	/* KVM_IRQ_LINE and KVM_IRQFD both count IOAPIC pins. */
+	return gsi < LAYOUT_NR_GSIS ? gsi : ARCH_NO_IRQ;
 }

@@ -69,6 +69,7 @@
 #define LAYOUT_GED_VMGENID  2 /* bit: generation changed */
 
 /* Interrupts (GSIs): 0 to 4, 8 and 12 to 15 are the legacy devices', 9 is the GED's. */
+#define LAYOUT_NR_GSIS	    24 /* pins of KVM's IOAPIC */
 #define LAYOUT_COM1_GSI	    4
 #define LAYOUT_GED_GSI	    9
 #define LAYOUT_VIRTIO_GSIS  { 5, 6, 7, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23 }

@@ -128,6 +128,31 @@ int arch_devices(struct vm *vm, struct console *console)
 	return bus_add(&vm->pio, LAYOUT_COM1, SERIAL_REGS, serial_access, vm->arch->serial, "COM1");
 }
 
+int arch_vm_pause(struct vm *vm)
+{
+	return 0;
+}
+
+/*
+ * The TSC has gone on, and a guest that sees its clock jump takes that for a CPU that hung. With
+ * kvmclock it can be told better (api.rst, 4.70): its watchdogs then look away once. EINVAL: that
+ * vCPU has no kvmclock (yet).
+ */
+int arch_vm_resume(struct vm *vm)
+{
+	if (!kvm_has(vm->kvm->fd, KVM_CAP_KVMCLOCK_CTRL))
+		return 0;
+	for (unsigned int i = 0; i < vm->nr_vcpus; i++) {
+		int ret = kvm_ioctl_raw(vm->vcpus[i].fd, KVM_KVMCLOCK_CTRL, NULL);
+
+		if (ret < 0 && ret != -EINVAL) {
+			log_err("vCPU %u: KVM_KVMCLOCK_CTRL: %s", i, errno_name(ret));
+			return ret;
+		}
+	}
+	return 0;
+}
+
 void arch_power_button(struct vm *vm)
 {
 	platform_power_button(vm->arch->platform);

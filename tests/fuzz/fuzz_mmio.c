@@ -235,7 +235,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	f->data = data;
 	f->left = size;
 	memory_init(&f->mem, -1);
-	f->mem.region[f->mem.nr++] = (struct memory_region){ RAM_GPA, RAM_SIZE, ram, 0 };
+	f->mem.region[f->mem.nr++] = (struct memory_region){ .gpa = RAM_GPA, .size = RAM_SIZE, .hva = ram };
 	f->irq.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	f->dev.config_len = CONFIG_LEN;
 	f->dev.queue_max[1] = 16;

@@ -181,7 +181,7 @@ static struct fake *fake_new_on(const struct virtio_ops *ops, struct event_loop 
 	memset(p, 0, RAM_SIZE);
 	f->ram = p;
 	memory_init(&f->mem, -1);
-	f->mem.region[f->mem.nr++] = (struct memory_region){ RAM_GPA, RAM_SIZE, p, 0 };
+	f->mem.region[f->mem.nr++] = (struct memory_region){ .gpa = RAM_GPA, .size = RAM_SIZE, .hva = p };
 	f->irq.gsi = 5;
 	f->irq.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	fake_init_dev(f, ops);

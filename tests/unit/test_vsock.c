@@ -71,7 +71,7 @@ static struct model {
 	uint64_t cid, features;
 	struct ring ring[2];
 	unsigned int nregions;
-	struct vhost_memory_region region[MEMORY_MAX_REGIONS];
+	struct vhost_memory_region region[MEMORY_VHOST_REGIONS];
 
 	struct call call[MAX_CALLS];
 	unsigned int nr_calls;
@@ -217,7 +217,7 @@ static int model_set_memory(const struct vhost_memory *table)
 		return -model.fail_errno;
 	if (table->padding)
 		return mistake(EOPNOTSUPP);
-	if (table->nregions > MEMORY_MAX_REGIONS)
+	if (table->nregions > MEMORY_VHOST_REGIONS)
 		return mistake(E2BIG);
 	model.nregions = table->nregions;
 	memcpy(model.region, table->regions, table->nregions * sizeof(model.region[0]));
@@ -727,11 +727,11 @@ static void activate_with_all_regions(void)
 {
 	if (!setup(KERNEL_FEATURES))
 		return;
-	for (unsigned int i = m.mem.nr; i < MEMORY_MAX_REGIONS; i++)
+	for (unsigned int i = m.mem.nr; i < MEMORY_VHOST_REGIONS; i++)
 		CHECK_EQ(memory_add_ram(&m.mem, GPA1 + i * 0x10000000ULL, 0x10000, MEMORY_ANON), 0);
 	CHECK_EQ(driver_up(V1, 7), RUNS);
-	CHECK_EQ(model.nregions, MEMORY_MAX_REGIONS);
-	for (unsigned int i = 0; i < MEMORY_MAX_REGIONS; i++) {
+	CHECK_EQ(model.nregions, MEMORY_VHOST_REGIONS);
+	for (unsigned int i = 0; i < MEMORY_VHOST_REGIONS; i++) {
 		CHECK_EQ(model.region[i].guest_phys_addr, m.mem.region[i].gpa);
 		CHECK_EQ(model.region[i].userspace_addr, (uintptr_t)m.mem.region[i].hva);
 	}
