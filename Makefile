@@ -89,7 +89,7 @@ all-ldflags := -Wl,-z,relro,-z,now -Wl,-z,noexecstack -Wl,--gc-sections -Wl,--bu
 
 # --- what is built ---------------------------------------------------------------------------------
 
-dirs	:= cmd initramfs vsock virtio vm arch/$(ARCH)
+dirs	:= cmd api initramfs vsock virtio vm arch/$(ARCH)
 
 -include $(O)/.config
 
