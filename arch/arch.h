@@ -16,8 +16,12 @@ struct irqs;
 struct kvm;
 struct kvm_cap;
 struct memory;
+struct state_reader;
+struct state_want;
+struct state_writer;
 struct vcpu;
 struct vm;
+struct vm_config;
 
 /* Slots for virtio devices; every map has room for as many. */
 #define ARCH_MAX_VIRTIO 32
@@ -159,13 +163,35 @@ void arch_power_button(struct vm *vm);
 uint32_t arch_irq_number(uint32_t gsi);
 
 /*
- * When the last vCPU has left the guest, and before the first goes in again: time stands still for
- * the guest where that can be had (arm64: the virtual counter), else it is told that it was held up
- * (x86: kvmclock). On one thread; the vCPUs' ioctls are free. A resume comes after a pause, maybe a
- * second time when the first has failed. 0 or -errno; logs.
+ * When the last vCPU has left the guest, and before the first goes in again: the serial port and the
+ * platform's devices pause and go on; time stands still for the guest where that can be had (arm64:
+ * the virtual counter), else it is told that it was held up (x86: kvmclock). On one thread; the
+ * vCPUs' ioctls are free. A resume comes after a pause, maybe a second time when the first has
+ * failed. 0 or -errno; logs.
  */
 int arch_vm_pause(struct vm *vm);
 int arch_vm_resume(struct vm *vm);
+
+/*
+ * The sections of a snapshot that are the architecture's: vCPUs, interrupt controller, timers and
+ * clock, serial port, platform devices. docs/snapshot.md draws them. Fills @want with what
+ * arch_restore() takes of a machine of @config, and returns how many rows.
+ */
+#define ARCH_STATE_MAX 8
+unsigned int arch_state_wants(const struct vm_config *config, struct state_want want[ARCH_STATE_MAX]);
+
+/* Writes them. The VM is still, its devices are paused. Errors are logged and stick in @w. */
+void arch_save(struct vm *vm, struct state_writer *w);
+
+/*
+ * In place of arch_boot(): RAM is the snapshot's already, devices are there (arch_devices()), no
+ * vCPU has run. Puts all into the saved state, with these differences: the clock tells the present
+ * (x86: kvmclock and TSC have gone on by what the host's wall clock has since; arm64: the counter
+ * goes on where it stood, as over a pause, and the PL031 tells the host's time), and the guest has a new
+ * generation ID and is told so (VMGenID). Serial port and platform devices are paused, until
+ * arch_vm_resume(). 0 or -errno; logs.
+ */
+int arch_restore(struct vm *vm, const struct state_reader *r);
 
 /*
  * Prints to stdout what this host can do, for `vinit check`: "ok", "absent" or "MISSING" and a fact

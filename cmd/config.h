@@ -33,6 +33,14 @@ struct guest_config {
 	unsigned int stop_timeout; /* seconds */
 	char *log_level;
 	char *log_file;
+	char *api_sock; /* NULL: no API */
+	/*
+	 * A snapshot's directory, or NULL. What is a machine's shape is then the snapshot's and can't
+	 * be given; disks (as many as there were, in their order), the vsock's CID and consoles can:
+	 * else they are as they were.
+	 */
+	char *restore;
+	bool track_dirty; /* the dirty log is on from the start: diffs can be taken */
 	bool vsock;
 	uint64_t vsock_cid;
 	unsigned int nr_disks;

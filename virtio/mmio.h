@@ -14,10 +14,13 @@
 #include <stdint.h>
 #include "vm/event.h"
 #include "virtio/virtio.h"
+#include "vm/state_file.h"
 
 struct event_loop;
 struct irq_line;
 struct memory;
+struct state_reader;
+struct state_writer;
 struct vm;
 
 #define VIRTIO_MMIO_PAGE  4096
@@ -50,6 +53,33 @@ int virtio_mmio_attach(struct virtio_mmio *mmio, struct virtio_dev *dev, struct 
  * vCPUs are stopped; on the loop's thread, or when the loop does not run.
  */
 void virtio_mmio_detach(struct virtio_mmio *mmio);
+
+/*
+ * When it returns, the device touches no guest memory until virtio_mmio_resume(), and its state can
+ * be saved. vCPUs are paused. Any thread but the device's own; not twice.
+ */
+void virtio_mmio_pause(struct virtio_mmio *mmio);
+
+/*
+ * Undoes that, and kicks every active queue: what came meanwhile is found. Also interrupts the
+ * driver of an active device once: one that was on its way when the guest was saved is not lost.
+ */
+void virtio_mmio_resume(struct virtio_mmio *mmio);
+
+/* The section of the device in slot @i; docs/snapshot.md draws it. */
+#define VIRTIO_MMIO_STATE	  STATE_TAG('V', 'I', 'R', 'T')
+#define VIRTIO_MMIO_STATE_VERSION 1
+
+/* Of a paused device. Errors stick in @w. */
+void virtio_mmio_save(struct virtio_mmio *mmio, struct state_writer *w, unsigned int i);
+
+/*
+ * Puts a device that was just attached into the saved state, paused: virtio_mmio_resume() makes it
+ * run. RAM is as it was. 0, -EBADMSG: damaged, -EINVAL: the device behind the slot is not the same
+ * (its kind, its features, its queues, the length of its config); logs. On failure the
+ * caller detaches it.
+ */
+int virtio_mmio_load(struct virtio_mmio *mmio, const struct state_reader *r, unsigned int i);
 
 /*
  * The register file alone, for attach and for tests: no KVM, no bus. @loop may be NULL in tests:

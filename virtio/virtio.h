@@ -24,13 +24,15 @@
 
 struct event_loop;
 struct memory;
+struct state_section;
+struct state_writer;
 struct virtio_dev;
 struct virtio_mmio;
 
 #define VIRTIO_MAX_QUEUES 8
 #define VIRTIO_MAX_CONFIG 256
 
-/* All but config_write and queue_reset must be there. */
+/* All but config_write, queue_reset, pause, resume, save and load must be there. */
 struct virtio_ops {
 	const char *name; /* "virtio-blk" */
 
@@ -68,6 +70,30 @@ struct virtio_ops {
 	 */
 	void (*queue_reset)(struct virtio_dev *dev, unsigned int q);
 
+	/*
+	 * Of an active device: when it returns nothing of the device or behind it touches guest
+	 * memory, and no request is half-way: what was popped is pushed, or given back with
+	 * queue_unpop(). dev->paused is set, and keeps kicks away; a device that takes other events
+	 * (input) looks at it. NULL: there is nothing but kicks. vCPUs are paused.
+	 */
+	void (*pause)(struct virtio_dev *dev);
+
+	/*
+	 * Undoes pause, or takes up work after load; dev->paused is clear. Each active queue gets a
+	 * kick afterwards. 0 or -errno: the device then NEEDS_RESET. NULL: nothing to do.
+	 */
+	int (*resume)(struct virtio_dev *dev);
+
+	/*
+	 * What only the device knows, behind what the transport saves (registers, config, queues);
+	 * the device is paused, or not active. load gets the same back on a device of the same kind
+	 * to which nothing has happened but that transport and queues have their state, active ones
+	 * validated (vq[].active) and dev->active as it was. It starts nothing: resume does. A value that
+	 * cannot be: state_reader_bad(). Both or none.
+	 */
+	void (*save)(struct virtio_dev *dev, struct state_writer *w);
+	void (*load)(struct virtio_dev *dev, struct state_section *s);
+
 	/* Frees the device and its host resources. No transport is attached any more. */
 	void (*destroy)(struct virtio_dev *dev);
 };
@@ -90,6 +116,7 @@ struct virtio_dev {
 	struct event_loop *loop;
 	uint64_t acked;
 	bool active;
+	bool paused; /* from virtio_mmio_pause() to virtio_mmio_resume() */
 	struct queue vq[VIRTIO_MAX_QUEUES];
 };
 
