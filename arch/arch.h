@@ -175,10 +175,10 @@ int arch_vm_resume(struct vm *vm);
 /*
  * The sections of a snapshot that are the architecture's: vCPUs, interrupt controller, timers and
  * clock, serial port, platform devices. docs/snapshot.md draws them. Fills @want with what
- * arch_restore() takes of a machine of @config, and returns how many rows.
+ * arch_restore() takes of a machine of @config, and returns how many rows, ARCH_STATE_MAX at most.
  */
 #define ARCH_STATE_MAX 8
-unsigned int arch_state_wants(const struct vm_config *config, struct state_want want[ARCH_STATE_MAX]);
+unsigned int arch_state_wants(const struct vm_config *config, struct state_want *want);
 
 /* Writes them. The VM is still, its devices are paused. Errors are logged and stick in @w. */
 void arch_save(struct vm *vm, struct state_writer *w);

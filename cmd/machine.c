@@ -35,7 +35,7 @@
 #define STOP_PRESS_EVERY 5
 
 struct machine {
-	const struct guest_config *config;
+	struct guest_config *config;
 	struct kvm kvm;
 	struct event_loop loop;
 	struct vm vm;
@@ -499,7 +499,7 @@ static int run_guest(struct machine *m)
 	}
 }
 
-int machine_run(const struct guest_config *config)
+int machine_run(struct guest_config *config)
 {
 	struct machine *m;
 	int status = EXIT_FAILED;
