@@ -26,7 +26,6 @@ CC	= $(CROSS_COMPILE)gcc
 endif
 STRIP	?= $(CROSS_COMPILE)strip
 READELF	?= $(CROSS_COMPILE)readelf
-CFLAGS	?= -Os
 
 # --- the compiler and where musl and the kernel's headers are --------------------------------------
 
@@ -35,6 +34,15 @@ $(error CC=$(CC): its specs make a dynamic PIE of -static-pie; leave CC as it is
 endif
 
 triple	:= $(shell $(CC) -dumpmachine 2>/dev/null)
+
+# CFLAGS by default: the smallest code that the compiler makes. gcc's optimizer sees all of it at once when it links;
+# clang's needs lld or a plugin for that, and does without.
+cc-refuses = $(shell echo 'int main(void) { return 0; }' | \
+	$(CC) $1 -nostdlib -Wl,-e,main -x c -o /dev/null - 2>&1 || echo no)
+link-time := -Oz -flto -flto-partition=one
+ifeq ($(origin CFLAGS),undefined)
+CFLAGS	:= $(if $(call cc-refuses,-Oz),-Os,$(if $(call cc-refuses,$(link-time)),-Oz,$(link-time)))
+endif
 
 ifneq ($(findstring musl,$(triple)),)
 # A musl tool chain knows its own libc and start files.
@@ -105,7 +113,7 @@ cmd	= @$(call say,$(quiet_cmd_$1),$(cmd_$1)); mkdir -p $(@D); $(cmd_$1)
 quiet_cmd_cc	= CC      $@
       cmd_cc	= $(CC) $(all-cflags) -MMD -MP -c -o $@ $<
 quiet_cmd_link	= LINK    $@
-      cmd_link	= $(CC) -fPIE $(CFLAGS) $(all-ldflags) $(link-start) -o $@ $(filter %.o,$^) $(link-end)
+      cmd_link	= $(CC) $(hardening) $(arch-cflags) $(CFLAGS) $(all-ldflags) $(link-start) -o $@ $(filter %.o,$^) $(link-end)
 quiet_cmd_strip	= STRIP   $@
       cmd_strip	= $(STRIP) -o $@ $<
 
