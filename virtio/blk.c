@@ -25,12 +25,14 @@
 #include <unistd.h>
 #include "virtio/virtio.h"
 #include "vm/log.h"
+#include "vm/state_reader.h"
+#include "vm/state_writer.h"
 
 #define SECTOR 512u
 
 /*
- * One request is one vectored call up to this; a larger one is taken in pieces, so that a reset
- * can come in between.
+ * One request is one vectored call up to this; a larger one is taken in pieces, so that a reset or
+ * a pause can come in between.
  */
 #define CALL_MAX (16u << 20)
 
@@ -58,12 +60,12 @@
 
 #define STACK_SIZE (64u << 10)
 
-enum blk_want { WANT_IDLE, WANT_RUN, WANT_QUIT };
+enum blk_want { WANT_IDLE, WANT_RUN, WANT_PAUSE, WANT_QUIT };
 
 struct blk {
 	struct virtio_dev dev; /* first: ops cast */
 	char *path;
-	char id[VIRTIO_BLK_ID_BYTES];
+	char id[VIRTIO_BLK_ID_BYTES + 1];
 	int fd;
 	bool readonly;
 	bool direct;
@@ -91,6 +93,7 @@ struct blk {
 	int kick_fd;
 	bool write_through;
 	bool discard_acked, zeroes_acked;
+	bool cut; /* a stop came in the middle of the request in hand */
 	struct queue_chain chain;
 };
 
@@ -102,6 +105,13 @@ static struct blk *to_blk(struct virtio_dev *dev)
 static bool must_stop(struct blk *blk)
 {
 	return atomic_load_explicit(&blk->want, memory_order_relaxed) != WANT_RUN;
+}
+
+/* The same in the middle of a request: it is left there. */
+static bool must_cut(struct blk *blk)
+{
+	blk->cut = must_stop(blk);
+	return blk->cut;
 }
 
 /* glibc's ioctl() takes unsigned long, musl's int; the kernel looks at 32 bits. */
@@ -222,7 +232,7 @@ static int blk_rw(struct blk *blk, bool write, struct iovec *iov, unsigned int n
 			return -EIO; /* the image was cut short behind our back */
 		*done += (uint64_t)ret;
 		iov_advance(&iov, &nr, (uint64_t)ret);
-		if (*done < len && *done >= CALL_MAX && must_stop(blk))
+		if (*done < len && *done >= CALL_MAX && must_cut(blk))
 			return -ECANCELED;
 	}
 	return 0;
@@ -291,7 +301,7 @@ static int blk_zero(struct blk *blk, uint64_t pos, uint64_t len, bool unmap)
 		ssize_t wrote;
 
 		/* A slow disk takes a while for it, and a reset or the guest's end waits. */
-		if (must_stop(blk))
+		if (must_cut(blk))
 			return -ECANCELED;
 		wrote = pwrite(blk->fd, blk->zeros, n, (off_t)(pos + done));
 		if (wrote < 0 && errno == EINTR && interrupted++ < EINTR_MAX)
@@ -381,7 +391,7 @@ static uint8_t request_ranges(struct blk *blk, bool zero, uint64_t len)
 
 		if (!count)
 			continue;
-		if (must_stop(blk))
+		if (must_cut(blk))
 			return VIRTIO_BLK_S_IOERR;
 		if (!i)
 			first = sector;
@@ -442,7 +452,7 @@ static bool blk_request(struct blk *blk, uint32_t *used)
 		answer = ret ? failed(blk, "fdatasync", 0, ret) : VIRTIO_BLK_S_OK;
 		break;
 	case VIRTIO_BLK_T_GET_ID:
-		done = data_in < sizeof(blk->id) ? data_in : sizeof(blk->id);
+		done = data_in < VIRTIO_BLK_ID_BYTES ? data_in : VIRTIO_BLK_ID_BYTES;
 		iov_copy(in, nr_in, (uint8_t *)blk->id, (size_t)done, true);
 		answer = VIRTIO_BLK_S_OK;
 		break;
@@ -489,8 +499,18 @@ static int blk_drain(struct blk *blk)
 		ret = queue_pop(q, &blk->chain);
 		if (ret <= 0)
 			break;
+		blk->cut = false;
 		if (!blk_request(blk, &used)) {
 			ret = -EIO;
+			break;
+		}
+		/*
+		 * A long request may be left half-way at a pause, and begins anew: its buffers are
+		 * still the device's, and nobody was told that any of it is done.
+		 */
+		if (blk->cut && atomic_load(&blk->want) == WANT_PAUSE) {
+			queue_unpop(q, blk->chain.head);
+			ret = -ECANCELED;
 			break;
 		}
 		queue_push(q, blk->chain.head, used);
@@ -584,7 +604,7 @@ static void blk_tell(struct blk *blk, enum blk_want want)
 static int thread_start(struct blk *blk)
 {
 	size_t stack = STACK_SIZE < PTHREAD_STACK_MIN ? PTHREAD_STACK_MIN : STACK_SIZE;
-	char name[16], id[VIRTIO_BLK_ID_BYTES + 1] = "";
+	char name[16];
 	sigset_t all, old;
 	pthread_attr_t attr;
 	int ret;
@@ -604,14 +624,15 @@ static int thread_start(struct blk *blk)
 			errno_name(ret));
 		return ret;
 	}
-	memcpy(id, blk->id, sizeof(blk->id));
-	snprintf(name, sizeof(name), "blk-%s", id + (strncmp(id, "vinit-disk", 10) ? 0 : 10));
+	snprintf(name, sizeof(name), "blk-%s",
+		 blk->id + (strncmp(blk->id, "vinit-disk", 10) ? 0 : 10));
 	pthread_setname_np(blk->thread, name);
 	return 0;
 }
 
 /* --- the device ------------------------------------------------------------------------------- */
 
+/* At DRIVER_OK, and again after a pause. */
 static int blk_activate(struct virtio_dev *dev)
 {
 	struct blk *blk = to_blk(dev);
@@ -630,20 +651,51 @@ static int blk_activate(struct virtio_dev *dev)
 }
 
 /*
- * A request in hand is finished first, with the buffers that it came with; the thread never
+ * A request in hand is finished first, or cut, with the buffers that it came with; the thread never
  * touches guest RAM after that.
  */
-static void blk_reset(struct virtio_dev *dev)
+static void blk_quiet(struct blk *blk, enum blk_want want)
 {
-	struct blk *blk = to_blk(dev);
-
 	pthread_mutex_lock(&blk->lock);
 	if (blk->busy) {
-		blk_tell(blk, WANT_IDLE);
+		blk_tell(blk, want);
 		while (blk->busy)
 			pthread_cond_wait(&blk->cond, &blk->lock);
 	}
 	pthread_mutex_unlock(&blk->lock);
+}
+
+static void blk_reset(struct virtio_dev *dev)
+{
+	blk_quiet(to_blk(dev), WANT_IDLE);
+}
+
+static void blk_pause(struct virtio_dev *dev)
+{
+	blk_quiet(to_blk(dev), WANT_PAUSE);
+}
+
+static void blk_save(struct virtio_dev *dev, struct state_writer *w)
+{
+	struct blk *blk = to_blk(dev);
+
+	state_writer_u64(w, blk->sectors);
+	state_writer_u32(w, blk->block);
+	state_writer_bool(w, blk->readonly);
+}
+
+static void blk_load(struct virtio_dev *dev, struct state_section *s)
+{
+	struct blk *blk = to_blk(dev);
+	uint64_t sectors = state_reader_u64(s);
+	uint32_t block = state_reader_u32(s);
+	bool readonly = state_reader_bool(s);
+
+	if (!s->err && (sectors != blk->sectors || block != blk->block || readonly != blk->readonly))
+		state_reader_bad(s, "%s: it has %" PRIu64 " sectors, blocks of %u bytes%s; the guest knows "
+				 "%" PRIu64 ", %u%s", blk->path, blk->sectors, blk->block,
+				 blk->readonly ? ", readonly" : "", sectors, block,
+				 readonly ? ", readonly" : "");
 }
 
 static void blk_kick(struct virtio_dev *dev, unsigned int q)
@@ -684,6 +736,10 @@ static const struct virtio_ops blk_ops = {
 	.activate = blk_activate,
 	.reset = blk_reset,
 	.kick = blk_kick,
+	.pause = blk_pause,
+	.resume = blk_activate,
+	.save = blk_save,
+	.load = blk_load,
 	.destroy = blk_destroy,
 };
 
@@ -930,5 +986,86 @@ int blk_create(struct virtio_dev **dev, const struct blk_config *config)
 
 err:
 	blk_free(blk);
+	return ret;
+}
+
+const char *blk_id(const struct virtio_dev *dev)
+{
+	return ((const struct blk *)dev)->id;
+}
+
+const char *blk_path(const struct virtio_dev *dev)
+{
+	return ((const struct blk *)dev)->path;
+}
+
+/* What image_open() and image_measure() need of @blk, for another file. */
+static struct blk *image_like(const struct blk *blk, const char *path)
+{
+	struct blk *next = calloc(1, sizeof(*next));
+
+	if (!next)
+		return NULL;
+	next->path = strdup(path);
+	next->fd = -1;
+	next->readonly = blk->readonly;
+	next->direct = blk->direct;
+	next->discard = blk->discard;
+	next->bounce = blk->bounce; /* the thread is idle */
+	return next;
+}
+
+static int image_fits(const struct blk *blk, const struct blk *next)
+{
+	if (next->sectors == blk->sectors && next->block == blk->block)
+		return 0;
+	log_err("%s: EINVAL: it has %" PRIu64 " sectors, blocks of %u bytes; the guest knows %" PRIu64
+		", %u: a disk is replaced by one of the same size", next->path, next->sectors,
+		next->block, blk->sectors, blk->block);
+	return -EINVAL;
+}
+
+/* The locks go with the descriptors; @next is left with the old image. */
+static void image_swap(struct blk *blk, struct blk *next)
+{
+	char *path = blk->path;
+	int fd = blk->fd;
+
+	blk->path = next->path;
+	blk->fd = next->fd;
+	blk->block_device = next->block_device;
+	next->path = path;
+	next->fd = fd;
+}
+
+int blk_replace(struct virtio_dev *dev, const char *path, char why[LOG_SENTENCE])
+{
+	struct blk *blk = to_blk(dev), *next;
+	int ret;
+
+	pthread_mutex_lock(&dev->lock);
+	if (dev->active && !dev->paused) {
+		pthread_mutex_unlock(&dev->lock);
+		return log_refuse(why, -EBUSY, "%s: EBUSY: the guest must be paused", blk->path);
+	}
+	log_forget_error();
+	next = image_like(blk, path);
+	ret = next && next->path ? image_open(next) : -ENOMEM;
+	if (!ret)
+		ret = image_measure(next);
+	if (!ret)
+		ret = image_fits(blk, next);
+	if (!ret)
+		image_swap(blk, next);
+	else if (ret == -ENOMEM)
+		log_err("%s: ENOMEM: check the limit on memory", path);
+	if (ret && why)
+		log_first_error(why);
+	if (next && next->fd >= 0)
+		close(next->fd);
+	if (next)
+		free(next->path);
+	free(next);
+	pthread_mutex_unlock(&dev->lock);
 	return ret;
 }

@@ -4,6 +4,7 @@
 #define VIRTIO_BLK_H
 
 #include <stdbool.h>
+#include "vm/log.h"
 
 struct virtio_dev;
 
@@ -21,5 +22,16 @@ struct blk_config {
  * in use by another VM, a directory.
  */
 int blk_create(struct virtio_dev **dev, const struct blk_config *config);
+
+/*
+ * Puts another image behind a disk that is paused, or that no driver uses: opened and locked as the
+ * old one was, with as many sectors and the same logical block. The old one is closed. 0 or -errno,
+ * with the reason as a sentence in @why; then nothing has changed.
+ */
+int blk_replace(struct virtio_dev *dev, const char *path, char why[LOG_SENTENCE]);
+
+/* The disk's id, at most 20 bytes, and its image; good until it is destroyed, or replaced. */
+const char *blk_id(const struct virtio_dev *dev);
+const char *blk_path(const struct virtio_dev *dev);
 
 #endif

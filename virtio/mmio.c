@@ -21,11 +21,8 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_ring.h>
-#include "arch/arch.h"
 #include "vm/irq.h"
-#include "vm/kvm.h"
 #include "vm/log.h"
-#include "vm/vm.h"
 
 #ifndef VIRTIO_MMIO_QUEUE_RESET
 #define VIRTIO_MMIO_QUEUE_RESET 0x0c0 /* VIRTIO 1.2; not in Linux 6.1's header */
@@ -124,7 +121,7 @@ static void show_config(struct virtio_mmio *mmio, unsigned int offset, unsigned 
 }
 
 /* Everything but Status, InterruptStatus and ConfigGeneration. */
-static void show_all(struct virtio_mmio *mmio)
+void virtio_mmio_show(struct virtio_mmio *mmio)
 {
 	reg_set(mmio, VIRTIO_MMIO_MAGIC_VALUE, MMIO_MAGIC);
 	reg_set(mmio, VIRTIO_MMIO_VERSION, MMIO_VERSION);
@@ -156,10 +153,13 @@ static void kick_event(struct event *ev, uint32_t events)
 	struct virtio_dev *dev = mmio->dev;
 	unsigned int q = ev - mmio->kick;
 
-	/* Before the look at the ring: a kick that comes later makes the eventfd readable again. */
+	/*
+	 * Before the look at the ring: a kick that comes later makes the eventfd readable again.
+	 * What is drained while paused comes again at resume.
+	 */
 	kick_drain(mmio, q);
 	pthread_mutex_lock(&dev->lock);
-	if (dev->active && dev->vq[q].active && !(status(mmio) & S_NEEDS_RESET))
+	if (dev->active && !dev->paused && dev->vq[q].active && !(status(mmio) & S_NEEDS_RESET))
 		dev->ops->kick(dev, q);
 	pthread_mutex_unlock(&dev->lock);
 }
@@ -223,9 +223,21 @@ static void device_reset(struct virtio_mmio *mmio)
 	mmio->queue_was_reset = 0;
 	mmio->features_sel = mmio->driver_features_sel = 0;
 	mmio->queue_sel = mmio->shm_sel = 0;
-	show_all(mmio);
+	virtio_mmio_show(mmio);
 	reg_set(mmio, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
 	reg_set(mmio, VIRTIO_MMIO_STATUS, 0);
+}
+
+/*
+ * A look at the ring of each active queue: after DRIVER_OK, before which the driver may put buffers
+ * there but must not kick (3.1.1), and after a pause.
+ */
+static void kick_all(struct virtio_dev *dev)
+{
+	for (unsigned int i = 0; i < dev->nr_queues; i++) {
+		if (dev->vq[i].active)
+			virtio_kick(dev, i);
+	}
 }
 
 /* DRIVER_OK is set. */
@@ -247,14 +259,7 @@ static void device_activate(struct virtio_mmio *mmio)
 		return;
 	}
 	dev->active = true;
-	/*
-	 * The driver may have put buffers there, but must not have kicked, before DRIVER_OK
-	 * (3.1.1).
-	 */
-	for (i = 0; i < dev->nr_queues; i++) {
-		if (dev->vq[i].active)
-			virtio_kick(dev, i);
-	}
+	kick_all(dev);
 }
 
 static bool features_acceptable(struct virtio_mmio *mmio)
@@ -611,6 +616,7 @@ int virtio_mmio_init(struct virtio_mmio *mmio, struct virtio_dev *dev, struct me
 	dev->loop = loop;
 	dev->acked = 0;
 	dev->active = false;
+	dev->paused = false;
 
 	for (i = 0; i < dev->nr_queues; i++) {
 		queue_reset(&dev->vq[i]);
@@ -632,7 +638,7 @@ int virtio_mmio_init(struct virtio_mmio *mmio, struct virtio_dev *dev, struct me
 			goto err;
 		}
 	}
-	show_all(mmio);
+	virtio_mmio_show(mmio);
 	reg_set(mmio, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_INT_VRING);
 	return 0;
 
@@ -658,79 +664,36 @@ void virtio_mmio_fini(struct virtio_mmio *mmio)
 	dev->mmio = NULL;
 	dev->mem = NULL;
 	dev->loop = NULL;
+	dev->paused = false;
 }
 
-/* KVM takes the driver's write of @q to QueueNotify as a kick, without an exit. */
-static int ioeventfd(struct virtio_mmio *mmio, unsigned int q, uint32_t flags)
+void virtio_mmio_pause(struct virtio_mmio *mmio)
 {
-	struct kvm_ioeventfd arg = {
-		.datamatch = q,
-		.addr = mmio->base + VIRTIO_MMIO_QUEUE_NOTIFY,
-		.len = 4,
-		.fd = mmio->kick_fd[q],
-		.flags = KVM_IOEVENTFD_FLAG_DATAMATCH | flags,
-	};
-	int ret;
+	struct virtio_dev *dev = mmio->dev;
 
-	if (mmio->vm_fd < 0)
-		return 0;
-	ret = kvm_ioctl_quiet(mmio->vm_fd, KVM_IOEVENTFD, &arg);
-	if (ret < 0)
-		log_err("%s: queue %u: KVM_IOEVENTFD at %#llx: %s", mmio->dev->ops->name, q,
-			(unsigned long long)arg.addr, errno_name(ret));
-	return ret;
+	pthread_mutex_lock(&dev->lock);
+	/* What the event loop does for a device, it does with the lock: nothing of it is half-way. */
+	dev->paused = true;
+	if (dev->active && dev->ops->pause)
+		dev->ops->pause(dev);
+	pthread_mutex_unlock(&dev->lock);
 }
 
-static void ioeventfds_undo(struct virtio_mmio *mmio)
+void virtio_mmio_resume(struct virtio_mmio *mmio)
 {
-	for (unsigned int i = 0; i < mmio->dev->nr_queues; i++) {
-		if (mmio->ioeventfd[i])
-			ioeventfd(mmio, i, KVM_IOEVENTFD_FLAG_DEASSIGN);
-		mmio->ioeventfd[i] = false;
+	struct virtio_dev *dev = mmio->dev;
+
+	pthread_mutex_lock(&dev->lock);
+	dev->paused = false;
+	if (dev->active && !(status(mmio) & S_NEEDS_RESET)) {
+		if (dev->ops->resume && dev->ops->resume(dev)) {
+			device_stop(mmio);
+			virtio_broken(dev, "can't go on after the pause");
+		} else {
+			kick_all(dev);
+		}
 	}
-}
-
-int virtio_mmio_attach(struct virtio_mmio *mmio, struct virtio_dev *dev, struct vm *vm,
-		       unsigned int i)
-{
-	struct arch_slot slot;
-	struct irq_line *irq;
-	unsigned int q;
-	int ret;
-
-	if (i >= ARCH_MAX_VIRTIO) {
-		log_err("%s: at most %d virtio devices", dev->ops->name, ARCH_MAX_VIRTIO);
-		return -ENOSPC;
-	}
-	arch_virtio_slot(i, &slot);
-	ret = irq_line_get(&vm->irqs, slot.gsi, &irq);
-	if (ret)
-		return ret;
-	ret = virtio_mmio_init(mmio, dev, &vm->mem, vm->loop, irq);
-	if (ret)
-		return ret;
-	mmio->base = slot.base;
-	mmio->vm_fd = vm->fd;
-	for (q = 0; q < dev->nr_queues; q++) {
-		ret = ioeventfd(mmio, q, 0);
-		if (ret < 0)
-			goto err;
-		mmio->ioeventfd[q] = mmio->vm_fd >= 0;
-	}
-	/* Last, since a range can't be taken off a bus again. */
-	ret = bus_add(&vm->mmio, slot.base, slot.size, virtio_mmio_access, mmio, dev->ops->name);
-	if (ret)
-		goto err;
-	return 0;
-
-err:
-	ioeventfds_undo(mmio);
-	virtio_mmio_fini(mmio);
-	return ret;
-}
-
-void virtio_mmio_detach(struct virtio_mmio *mmio)
-{
-	ioeventfds_undo(mmio);
-	virtio_mmio_fini(mmio);
+	if (status(mmio) & S_DRIVER_OK)
+		irq_line_pulse(mmio->irq);
+	pthread_mutex_unlock(&dev->lock);
 }

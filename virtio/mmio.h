@@ -13,8 +13,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "vm/event.h"
-#include "virtio/virtio.h"
+#include "vm/region.h"
 #include "vm/state_file.h"
+#include "virtio/virtio.h"
 
 struct event_loop;
 struct irq_line;
@@ -39,11 +40,14 @@ struct virtio_mmio {
 	int kick_fd[VIRTIO_MAX_QUEUES];
 	struct event kick[VIRTIO_MAX_QUEUES];
 	bool ioeventfd[VIRTIO_MAX_QUEUES];
+	struct memory_watch watch; /* from attach to detach */
 };
 
 /*
  * Puts @dev at power-on state behind slot @i of @vm: register range on the MMIO bus, one ioeventfd
- * a queue (datamatch = queue index), the line's irqfd. 0 or -errno; undoes itself.
+ * a queue (datamatch = queue index), the line's irqfd. It watches the regions of RAM: one that holds
+ * a ring can't be removed (-EBUSY), and for vhost there can be no more than it takes. 0 or -errno;
+ * undoes itself.
  */
 int virtio_mmio_attach(struct virtio_mmio *mmio, struct virtio_dev *dev, struct vm *vm,
 		       unsigned int i);
@@ -62,7 +66,8 @@ void virtio_mmio_pause(struct virtio_mmio *mmio);
 
 /*
  * Undoes that, and kicks every active queue: what came meanwhile is found. Also interrupts the
- * driver of an active device once: one that was on its way when the guest was saved is not lost.
+ * driver once, if it has set DRIVER_OK: one that was on its way when the guest was saved is not
+ * lost. A device that NEEDS_RESET stays quiet until then.
  */
 void virtio_mmio_resume(struct virtio_mmio *mmio);
 
@@ -105,6 +110,9 @@ void virtio_mmio_access(void *opaque, uint64_t offset, uint8_t *data, unsigned i
  * thread.
  */
 bool virtio_mmio_needs_reset(struct virtio_mmio *mmio);
+
+/* For mmio_state.c alone: the words that show features, the selected queue and dev->config. */
+void virtio_mmio_show(struct virtio_mmio *mmio);
 
 /* For virtio.c alone: @len bytes of dev->config at @offset have changed. dev->lock held. */
 void virtio_mmio_config_changed(struct virtio_mmio *mmio, unsigned int offset, unsigned int len);

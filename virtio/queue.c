@@ -164,7 +164,7 @@ static const char *rings_check(struct queue *q, struct memory *mem)
 	return NULL;
 }
 
-int queue_activate(struct queue *q, struct memory *mem, uint64_t features)
+int queue_restore(struct queue *q, struct memory *mem, uint64_t features)
 {
 	const char *why = rings_check(q, mem);
 
@@ -177,22 +177,40 @@ int queue_activate(struct queue *q, struct memory *mem, uint64_t features)
 		return -EINVAL;
 	}
 	q->mem = mem;
-	q->broken = false;
 	q->event_idx = features >> VIRTIO_RING_F_EVENT_IDX & 1;
 	q->indirect = features >> VIRTIO_RING_F_INDIRECT_DESC & 1;
+	q->in_flight = 0;
+	memset(q->taken, 0, sizeof(q->taken));
+	q->active = true;
+	return 0;
+}
+
+int queue_activate(struct queue *q, struct memory *mem, uint64_t features)
+{
+	int ret = queue_restore(q, mem, features);
+
+	if (ret)
+		return ret;
+	q->broken = false;
 	q->last_avail = 0;
 	q->next_used = 0;
 	q->signalled = 0;
 	q->signalled_valid = false;
 	q->pushed = false;
-	q->in_flight = 0;
-	memset(q->taken, 0, sizeof(q->taken));
-	q->active = true;
 	/* What an earlier life of these pages left there must not keep the driver from kicking. */
 	store_used_flags(q, 0);
 	if (q->event_idx)
 		store_avail_event(q, 0);
 	return 0;
+}
+
+bool queue_in_place(const struct queue *q)
+{
+	struct queue at = { .num = q->num, .desc_gpa = q->desc_gpa, .avail_gpa = q->avail_gpa,
+			    .used_gpa = q->used_gpa };
+
+	return !rings_check(&at, q->mem) && at.desc == q->desc && at.avail == q->avail &&
+	       at.used == q->used;
 }
 
 /* Appends one buffer. NULL, or what is wrong with it. */

@@ -62,6 +62,16 @@ void queue_reset(struct queue *q);
 int queue_activate(struct queue *q, struct memory *mem, uint64_t features);
 
 /*
+ * The same for a queue that was active when it was saved: what the driver set and the indices (all
+ * of them values that need no trust) are there and stay, and nothing is written to the rings. No
+ * chain is in flight.
+ */
+int queue_restore(struct queue *q, struct memory *mem, uint64_t features);
+
+/* Are an active queue's rings still where they were found, now that regions of RAM have changed? */
+bool queue_in_place(const struct queue *q);
+
+/*
  * Takes the next available chain. 1: @chain is filled, with at least one buffer and none of length
  * 0, each wholly in RAM; 0: none, or the queue is not active; -EIO: the ring is malformed and the
  * queue broken (said once, rate-limited).

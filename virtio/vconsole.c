@@ -14,6 +14,8 @@
 #include "virtio/virtio.h"
 #include "vm/console.h"
 #include "vm/log.h"
+#include "vm/state_reader.h"
+#include "vm/state_writer.h"
 
 #define RX 0 /* receiveq: the guest's input */
 #define TX 1 /* transmitq: the guest's output */
@@ -29,8 +31,8 @@ struct vconsole {
 	bool attached;	/* between activate and reset; dev->lock guards this and the rest */
 	bool up;	/* the same, and the driver kept to the rules */
 	bool rx_wanted; /* input is held back for want of buffers */
-	bool tx_held;	/* tx is popped and not pushed: tx_done bytes of it are written */
-	uint64_t tx_done;
+	bool tx_held;	/* tx is popped and not pushed */
+	uint64_t tx_done; /* bytes of tx, or of the next chain to be popped, that are written */
 	struct queue_chain tx, rx;
 };
 
@@ -79,7 +81,7 @@ static void tx_run(struct vconsole *vc)
 	bool pushed = false;
 	int ret = 1;
 
-	if (!vc->up || !q->active)
+	if (!vc->up || vc->dev.paused || !q->active)
 		return;
 	queue_disable_kicks(q);
 	for (chains = 0; chains < TURN_CHAINS && budget; chains++) {
@@ -92,7 +94,6 @@ static void tx_run(struct vconsole *vc)
 			if (ret <= 0)
 				break;
 			vc->tx_held = true;
-			vc->tx_done = 0;
 		}
 		if (!tx_write(vc, &budget)) {
 			if (budget)
@@ -100,6 +101,7 @@ static void tx_run(struct vconsole *vc)
 			continue;
 		}
 		vc->tx_held = false;
+		vc->tx_done = 0;
 		queue_push(q, vc->tx.head, 0);
 		pushed = true;
 	}
@@ -131,7 +133,9 @@ static size_t rx_input(void *opaque, const uint8_t *buf, size_t len)
 	int ret = 1;
 
 	pthread_mutex_lock(&vc->dev.lock);
-	if (!vc->up || !q->active)
+	if (vc->dev.paused)
+		vc->rx_wanted = true; /* the kick that follows a resume asks for it */
+	if (!vc->up || vc->dev.paused || !q->active)
 		goto out;
 	for (chains = 0; chains < TURN_CHAINS && done < len; chains++) {
 		uint64_t n;
@@ -200,7 +204,7 @@ static void resize(void *opaque, uint16_t cols, uint16_t rows)
 	struct vconsole *vc = opaque;
 
 	pthread_mutex_lock(&vc->dev.lock);
-	if (vc->up)
+	if (vc->up && !vc->dev.paused)
 		set_size(vc, cols, rows);
 	pthread_mutex_unlock(&vc->dev.lock);
 }
@@ -217,20 +221,54 @@ static void vconsole_config_write(struct virtio_dev *dev, unsigned int offset, c
 		console_drop(vc->console, 1);
 }
 
-static int vconsole_activate(struct virtio_dev *dev)
+/*
+ * Takes up work where tx_done says: at DRIVER_OK, and after a pause, which may have been in another
+ * process.
+ */
+static int vconsole_resume(struct virtio_dev *dev)
 {
 	struct vconsole *vc = (struct vconsole *)dev;
 	uint16_t cols, rows;
 
-	vc->rx_wanted = false;
-	vc->tx_held = false;
 	vc->up = true;
+	if (!vc->attached)
+		console_attach(vc->console, &vc->sink);
 	vc->attached = true;
-	console_attach(vc->console, &vc->sink);
 	/* nobody listened to resizes until now; the driver reads the size after DRIVER_OK */
 	if (console_size(vc->console, &cols, &rows))
 		set_size(vc, cols, rows);
 	return 0;
+}
+
+static int vconsole_activate(struct virtio_dev *dev)
+{
+	struct vconsole *vc = (struct vconsole *)dev;
+
+	vc->rx_wanted = false;
+	vc->tx_held = false;
+	vc->tx_done = 0;
+	return vconsole_resume(dev);
+}
+
+/* A chain that waits for room goes back to the ring; tx_done says where to go on in it. */
+static void vconsole_pause(struct virtio_dev *dev)
+{
+	struct vconsole *vc = (struct vconsole *)dev;
+
+	if (vc->tx_held)
+		queue_unpop(&dev->vq[TX], vc->tx.head);
+	vc->tx_held = false;
+}
+
+static void vconsole_save(struct virtio_dev *dev, struct state_writer *w)
+{
+	state_writer_u64(w, ((struct vconsole *)dev)->tx_done);
+}
+
+static void vconsole_load(struct virtio_dev *dev, struct state_section *s)
+{
+	/* More than the chain has means that all of it is out: nothing to check. */
+	((struct vconsole *)dev)->tx_done = state_reader_u64(s);
 }
 
 static void vconsole_reset(struct virtio_dev *dev)
@@ -239,6 +277,7 @@ static void vconsole_reset(struct virtio_dev *dev)
 
 	vc->up = false;
 	vc->tx_held = false;
+	vc->tx_done = 0;
 	vc->rx_wanted = false;
 	if (vc->attached)
 		console_detach(vc->console, &vc->sink);
@@ -258,6 +297,10 @@ static const struct virtio_ops vconsole_ops = {
 	.reset = vconsole_reset,
 	.kick = vconsole_kick,
 	.config_write = vconsole_config_write,
+	.pause = vconsole_pause,
+	.resume = vconsole_resume,
+	.save = vconsole_save,
+	.load = vconsole_load,
 	.destroy = vconsole_destroy,
 };
 
@@ -275,6 +318,8 @@ int vconsole_create(struct virtio_dev **dev, struct console *console)
 	vc->console = console;
 	vc->sink = (struct console_sink){ rx_input, tx_room, resize, vc };
 	vc->dev.features = 1ull << VIRTIO_CONSOLE_F_EMERG_WRITE;
+	/* A guest saved on a terminal can go on without one: its size is 0 by 0, which is unknown. */
+	vc->dev.compatible = 1ull << VIRTIO_CONSOLE_F_SIZE;
 	if (console_size(console, &cols, &rows)) {
 		vc->dev.features |= 1ull << VIRTIO_CONSOLE_F_SIZE;
 		config.cols = htole16(cols);

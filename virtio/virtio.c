@@ -19,6 +19,7 @@ void virtio_dev_init(struct virtio_dev *dev, const struct virtio_ops *ops, uint3
 	dev->loop = NULL;
 	dev->acked = 0;
 	dev->active = false;
+	dev->paused = false;
 	for (unsigned int i = 0; i < VIRTIO_MAX_QUEUES; i++)
 		queue_reset(&dev->vq[i]);
 	pthread_mutex_init(&dev->lock, NULL);

@@ -89,7 +89,8 @@ struct virtio_ops {
 	 * the device is paused, or not active. load gets the same back on a device of the same kind
 	 * to which nothing has happened but that transport and queues have their state, active ones
 	 * validated (vq[].active) and dev->active as it was. It starts nothing: resume does. A value that
-	 * cannot be: state_reader_bad(). Both or none.
+	 * cannot be: state_reader_bad(). Both or none. dev->config is that of the new device; if its
+	 * bytes are others than the saved ones, the driver is told at resume.
 	 */
 	void (*save)(struct virtio_dev *dev, struct state_writer *w);
 	void (*load)(struct virtio_dev *dev, struct state_section *s);
@@ -105,6 +106,12 @@ struct virtio_dev {
 	unsigned int nr_queues;
 	uint16_t queue_max[VIRTIO_MAX_QUEUES]; /* QueueNumMax; 0 means QUEUE_MAX_SIZE */
 	uint32_t own_kicks; /* bit q: the device itself (a thread, vhost) reads queue q's kick eventfd */
+	/*
+	 * Features that are not offered, since the host lacks what they need, but do no harm to a
+	 * driver that acknowledged them elsewhere and comes in a snapshot.
+	 */
+	uint64_t compatible;
+	bool vhost; /* the kernel keeps a table of RAM for it (vm/region.h: MEMORY_VHOST_REGIONS) */
 	bool no_ring_features; /* INDIRECT_DESC and EVENT_IDX only as in features (vhost says what it can) */
 	uint8_t config[VIRTIO_MAX_CONFIG];
 	unsigned int config_len;

@@ -1010,8 +1010,10 @@ int console_open(struct console **console, const char *spec, struct event_loop *
 	pthread_condattr_t condattr;
 	int ret;
 
-	if (!c)
+	if (!c) {
+		log_err("console %s: ENOMEM", spec);
 		return -ENOMEM;
+	}
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_condattr_init(&condattr);
 	pthread_condattr_setclock(&condattr, CLOCK_MONOTONIC);
@@ -1036,6 +1038,7 @@ int console_open(struct console **console, const char *spec, struct event_loop *
 	};
 	c->spec = strdup(spec);
 	if (!c->spec) {
+		log_err("console %s: ENOMEM", spec);
 		ret = -ENOMEM;
 		goto err;
 	}

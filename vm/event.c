@@ -38,8 +38,10 @@ int event_loop_init(struct event_loop *loop)
 	}
 	loop->wake = (struct event){ .fd = loop->wake_fd, .fn = wake_drain };
 	ret = event_add(loop, &loop->wake, EPOLLIN);
-	if (ret)
+	if (ret) {
+		log_err("epoll_ctl: %s", errno_name(ret));
 		goto err;
+	}
 	return 0;
 
 err:

@@ -22,6 +22,7 @@ static struct {
 	atomic_bool crlf;
 	const char *_Atomic prefix;
 	pthread_mutex_t lock; /* for one line: what poll() promised is for one thread */
+	char first_error[LOG_SENTENCE]; /* under the lock */
 } logger = { .level = LOG_INFO, .fd = STDERR_FILENO, .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static const char *const level_name[] = { "error", "warn", "info", "debug" };
@@ -70,13 +71,35 @@ static bool log_stuck(int fd)
 	return poll(&p, 1, LOG_WAIT_MS) == 0;
 }
 
+static void keep_error(const char *text)
+{
+	pthread_mutex_lock(&logger.lock);
+	if (!*logger.first_error)
+		snprintf(logger.first_error, LOG_SENTENCE, "%.*s", LOG_SENTENCE - 1, text);
+	pthread_mutex_unlock(&logger.lock);
+}
+
+void log_forget_error(void)
+{
+	pthread_mutex_lock(&logger.lock);
+	*logger.first_error = '\0';
+	pthread_mutex_unlock(&logger.lock);
+}
+
+void log_first_error(char why[LOG_SENTENCE])
+{
+	pthread_mutex_lock(&logger.lock);
+	memcpy(why, logger.first_error, LOG_SENTENCE);
+	pthread_mutex_unlock(&logger.lock);
+}
+
 void log_line(enum log_level level, const char *fmt, ...)
 {
 	/* kernel priorities: err, warning, info, debug, in the "user" facility's place left at 0 */
 	static const char *const kmsg_level[] = { "<3>", "<4>", "<6>", "<7>" };
 	char buf[LOG_LINE];
 	int saved = errno;
-	int len, n;
+	int len, n, text;
 	va_list ap;
 
 	if ((int)level > atomic_load(&logger.level))
@@ -90,6 +113,7 @@ void log_line(enum log_level level, const char *fmt, ...)
 					   : "");
 	if (len < 0 || (size_t)len >= sizeof(buf) - 2)
 		len = 0;
+	text = len;
 	va_start(ap, fmt);
 	n = vsnprintf(buf + len, sizeof(buf) - 2 - (size_t)len, fmt, ap);
 	va_end(ap);
@@ -104,6 +128,9 @@ void log_line(enum log_level level, const char *fmt, ...)
 		if (c < ' ' || c == 0x7f)
 			buf[i] = '?';
 	}
+	buf[len] = '\0';
+	if (level == LOG_ERROR)
+		keep_error(buf + text);
 	/* A file wants none, whatever the terminal is set to. */
 	if (atomic_load(&logger.crlf) && atomic_load(&logger.fd) == STDERR_FILENO)
 		buf[len++] = '\r';

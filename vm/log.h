@@ -75,6 +75,13 @@ bool log_allow(struct log_limit *limit);
 int log_refuse(char why[LOG_SENTENCE], int err, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/*
+ * For who must answer somebody with the reason of a failure that is told in the log: forgets, and
+ * copies the first error that was logged since, by any thread; "" for none.
+ */
+void log_forget_error(void);
+void log_first_error(char why[LOG_SENTENCE]);
+
 /* "ENOENT" for ENOENT or -ENOENT; never NULL, never allocated. */
 const char *errno_name(int err);
 

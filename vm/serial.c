@@ -6,6 +6,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include "vm/console.h"
+#include "vm/log.h"
+#include "vm/state_reader.h"
+#include "vm/state_writer.h"
 
 #define SERIAL_FIFO 16
 
@@ -53,6 +56,7 @@ struct serial {
 	bool mcr_written;
 	bool polled;
 	bool irq_level;
+	bool paused; /* nothing changes but by a driver's access */
 };
 
 static bool fifo_on(const struct serial *s)
@@ -154,7 +158,7 @@ static bool rx_wanted(const struct serial *s)
 /* Asks the console for what it was refused, once there is room and a wish for it. */
 static void rx_resume(struct serial *s)
 {
-	if (!s->rx_refused || s->rx_count || !rx_wanted(s))
+	if (!s->rx_refused || s->rx_count || s->paused || !rx_wanted(s))
 		return;
 	s->rx_refused = false;
 	console_resume_input(s->console);
@@ -166,7 +170,7 @@ static size_t serial_input(void *opaque, const uint8_t *buf, size_t len)
 	size_t n = 0;
 
 	pthread_mutex_lock(&s->lock);
-	if (rx_wanted(s)) {
+	if (!s->paused && rx_wanted(s)) {
 		while (n < len && s->rx_count < rx_size(s))
 			rx_byte(s, buf[n++]);
 		irq_update(s);
@@ -181,7 +185,7 @@ static void serial_room(void *opaque)
 	struct serial *s = opaque;
 
 	pthread_mutex_lock(&s->lock);
-	if (s->tx_held) {
+	if (s->tx_held && !s->paused) {
 		tx_ready(s);
 		irq_update(s);
 	}
@@ -367,8 +371,10 @@ int serial_create(struct serial **serial, struct console *console, serial_irq_fn
 {
 	struct serial *s = calloc(1, sizeof(*s));
 
-	if (!s)
+	if (!s) {
+		log_err("serial port: ENOMEM");
 		return -ENOMEM;
+	}
 	pthread_mutex_init(&s->lock, NULL);
 	s->console = console;
 	s->set_irq = set_irq;
@@ -395,4 +401,95 @@ void serial_destroy(struct serial *s)
 		console_detach(s->console, &s->sink);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
+}
+
+void serial_pause(struct serial *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->paused = true;
+	pthread_mutex_unlock(&s->lock);
+}
+
+void serial_resume(struct serial *s)
+{
+	pthread_mutex_lock(&s->lock);
+	if (s->paused) {
+		s->paused = false;
+		/* The console may have said meanwhile that it has room; or it is another one now. */
+		if (s->tx_held)
+			tx_ready(s);
+		irq_update(s);
+		rx_resume(s);
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
+void serial_save(struct serial *s, struct state_writer *w)
+{
+	const uint8_t *const reg[] = { &s->ier, &s->fcr, &s->lcr, &s->mcr, &s->lsr_errors,
+				       &s->msr, &s->scr, &s->dll, &s->dlm };
+
+	pthread_mutex_lock(&s->lock);
+	state_writer_begin(w, SERIAL_STATE, 0, SERIAL_STATE_VERSION);
+	for (unsigned int i = 0; i < sizeof(reg) / sizeof(reg[0]); i++)
+		state_writer_u8(w, *reg[i]);
+	state_writer_bytes(w, s->rx, SERIAL_FIFO);
+	state_writer_u8(w, s->rx_head);
+	state_writer_u8(w, s->rx_count);
+	state_writer_bool(w, s->thre_irq);
+	state_writer_bool(w, s->tx_held);
+	state_writer_bool(w, s->mcr_written);
+	state_writer_bool(w, s->polled);
+	state_writer_bool(w, s->irq_level);
+	state_writer_end(w);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* Is it a state that register accesses lead to? */
+static bool possible(const struct serial *s)
+{
+	uint8_t fcr = fifo_on(s) ? UART_FCR_TRIGGER_MASK | UART_FCR_ENABLE_FIFO : 0;
+
+	return !(s->ier & ~IER_BITS) && !(s->fcr & ~fcr) && !(s->mcr & ~MCR_BITS) &&
+	       !(s->lsr_errors & ~UART_LSR_OE) && s->rx_head < SERIAL_FIFO &&
+	       s->rx_count <= rx_size(s) && s->irq_level == (irq_cause(s) != UART_IIR_NO_INT);
+}
+
+int serial_load(struct serial *s, const struct state_reader *r)
+{
+	uint8_t *const reg[] = { &s->ier, &s->fcr, &s->lcr, &s->mcr, &s->lsr_errors,
+				 &s->msr, &s->scr, &s->dll, &s->dlm };
+	struct state_section in;
+	bool level;
+	int ret;
+
+	ret = state_reader_section(r, &in, SERIAL_STATE, 0);
+	if (ret)
+		return ret;
+	pthread_mutex_lock(&s->lock);
+	s->paused = true;
+	level = s->irq_level;
+	for (unsigned int i = 0; i < sizeof(reg) / sizeof(reg[0]); i++)
+		*reg[i] = state_reader_u8(&in);
+	state_reader_bytes(&in, s->rx, SERIAL_FIFO);
+	s->rx_head = state_reader_u8(&in);
+	s->rx_count = state_reader_u8(&in);
+	s->thre_irq = state_reader_bool(&in);
+	s->tx_held = state_reader_bool(&in);
+	s->mcr_written = state_reader_bool(&in);
+	s->polled = state_reader_bool(&in);
+	s->irq_level = state_reader_bool(&in);
+	if (!in.err && !possible(s))
+		state_reader_bad(&in, "registers that can't be: IER %#x, FCR %#x, MCR %#x", s->ier, s->fcr,
+				 s->mcr);
+	ret = state_reader_section_end(&in);
+	if (ret) {
+		/* Whoever touches it before it is destroyed finds no index beyond the FIFO. */
+		s->rx_head = s->rx_count = 0;
+		s->irq_level = level;
+	} else if (s->set_irq) {
+		s->set_irq(s->opaque, s->irq_level);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return ret;
 }

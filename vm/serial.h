@@ -26,7 +26,7 @@ typedef void serial_irq_fn(void *opaque, bool level);
 
 /*
  * The UART on @console's end (may be NULL: nothing attached). @set_irq is called, with the UART's
- * lock held, at each change of its interrupt output. 0 or -ENOMEM.
+ * lock held, at each change of its interrupt output. 0 or -ENOMEM; logs.
  */
 int serial_create(struct serial **serial, struct console *console, serial_irq_fn *set_irq, void *opaque);
 void serial_destroy(struct serial *serial);

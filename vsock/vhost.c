@@ -171,7 +171,7 @@ static int vhost_set_ring(struct vhost *vhost, unsigned int index, const struct 
 {
 	const struct queue *q = ring->queue;
 	struct vhost_vring_state num = { .index = index, .num = q->num };
-	struct vhost_vring_state base = { .index = index, .num = 0 };
+	struct vhost_vring_state base = { .index = index, .num = q->last_avail };
 	struct vhost_vring_addr addr = {
 		.index = index,
 		.desc_user_addr = (uintptr_t)q->desc,
@@ -197,21 +197,24 @@ static int vhost_set_ring(struct vhost *vhost, unsigned int index, const struct 
 	return r;
 }
 
-/* Its last reading is of no use: the next driver starts with empty rings. */
-static void vhost_forget_ring(struct vhost *vhost, unsigned int index)
+/* The kernel writes used->idx itself, and reads it from there when it starts again. */
+static int vhost_forget_ring(struct vhost *vhost, unsigned int index, uint16_t *next)
 {
 	struct vhost_vring_state base = { .index = index };
 	struct vhost_vring_file none = { .index = index, .fd = VHOST_FILE_UNBIND };
+	int r = vhost_ioctl(vhost, VHOST_GET_VRING_BASE, &base);
 
-	vhost_ioctl(vhost, VHOST_GET_VRING_BASE, &base);
 	vhost_ioctl(vhost, VHOST_SET_VRING_KICK, &none);
 	vhost_ioctl(vhost, VHOST_SET_VRING_CALL, &none);
 	vhost_ioctl(vhost, VHOST_SET_VRING_ERR, &none);
+	*next = base.num;
+	return r;
 }
 
 int vhost_start(struct vhost *vhost, uint64_t features, const struct memory *mem,
 		const struct vhost_ring ring[VHOST_NR_RINGS], int call_fd, int err_fd)
 {
+	uint16_t base[VHOST_NR_RINGS];
 	int on = 1;
 	int r;
 
@@ -229,24 +232,29 @@ int vhost_start(struct vhost *vhost, uint64_t features, const struct memory *mem
 	if (!r)
 		r = vhost_ioctl(vhost, VHOST_VSOCK_SET_RUNNING, &on);
 	if (r)
-		vhost_stop(vhost);
+		vhost_stop(vhost, base);
 	return r;
 }
 
-void vhost_stop(struct vhost *vhost)
+int vhost_stop(struct vhost *vhost, uint16_t base[VHOST_NR_RINGS])
 {
-	int off = 0;
+	int off = 0, ret = 0;
 
 	if (vhost->fd < 0)
-		return;
+		return -ENODEV;
 
 	/* First: the kernel takes each ring's mutex, so no worker is in a ring afterwards. */
 	if (vhost_ioctl(vhost, VHOST_VSOCK_SET_RUNNING, &off)) {
 		vhost_close(vhost);
-		return;
+		return -ENODEV;
 	}
-	for (unsigned int i = 0; i < VHOST_NR_RINGS; i++)
-		vhost_forget_ring(vhost, i);
+	for (unsigned int i = 0; i < VHOST_NR_RINGS; i++) {
+		int r = vhost_forget_ring(vhost, i, &base[i]);
+
+		if (r)
+			ret = r;
+	}
+	return ret;
 }
 
 void vhost_close(struct vhost *vhost)

@@ -24,7 +24,7 @@ struct vhost {
 };
 
 struct vhost_ring {
-	const struct queue *queue; /* active: its host addresses are good */
+	const struct queue *queue; /* active: its host addresses are good; begins at last_avail */
 	int kick_fd;		   /* the driver's kicks; stays the caller's */
 };
 
@@ -47,11 +47,12 @@ int vhost_start(struct vhost *vhost, uint64_t features, const struct memory *mem
 		const struct vhost_ring ring[VHOST_NR_RINGS], int call_fd, int err_fd);
 
 /*
- * When it returns the kernel touches neither guest memory nor the eventfds. Should the kernel
- * refuse to stop, the descriptor is closed, which stops it too, at the price of the CID.
- * Harmless when not started or closed.
+ * When it returns the kernel touches neither guest memory nor the eventfds, and has no chain in
+ * hand; @base[] are the places in the available rings where it was. Should the kernel refuse to
+ * stop, the descriptor is closed, which stops it too, at the price of the CID. Harmless when not
+ * started or closed. 0, or -errno when @base is not known: a driver's reset doesn't need it.
  */
-void vhost_stop(struct vhost *vhost);
+int vhost_stop(struct vhost *vhost, uint16_t base[VHOST_NR_RINGS]);
 
 /* Gives the CID back. The kernel resets the host's connections to it. */
 void vhost_close(struct vhost *vhost);

@@ -2,12 +2,13 @@
 /*
  * What the guest's driver sees of virtio-vsock. Source: VIRTIO 1.2, section 5.10.
  *
- * Queues 0 (rx) and 1 (tx) are the kernel's from DRIVER_OK to reset; this process never looks
- * into them. Queue 2 (events) is ours: its buffers wait for an event, and there is nothing to
- * do when the driver adds one.
+ * Queues 0 (rx) and 1 (tx) are the kernel's from DRIVER_OK to reset, but for pauses; this process
+ * never looks into them. Queue 2 (events) is ours: its buffers wait for the one event there is,
+ * which a guest gets when it goes on in another process (5.10.6.7).
  */
 #include "vsock/vsock.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -38,7 +39,9 @@ struct vsock {
 	struct virtio_dev dev;
 	struct vhost vhost;
 	struct event err; /* vhost writes to it when it finds a ring malformed */
-	bool started;	  /* under dev.lock */
+	bool started;	  /* under dev.lock, as what follows */
+	bool tell_reset;  /* TRANSPORT_RESET is due: the driver's connections are gone */
+	struct queue_chain chain;
 };
 
 static struct vsock *vsock_of(struct virtio_dev *dev)
@@ -53,13 +56,20 @@ static bool vsock_drain_err(struct vsock *vsock)
 	return read(vsock->err.fd, &count, sizeof(count)) == sizeof(count);
 }
 
-static void vsock_stop(struct vsock *vsock)
+/* Keeps where the kernel was in the rings, for a start that goes on there. */
+static int vsock_stop(struct vsock *vsock)
 {
+	uint16_t base[VHOST_NR_RINGS] = { 0 };
+	int r;
+
 	if (!vsock->started)
-		return;
-	vhost_stop(&vsock->vhost);
+		return 0;
+	r = vhost_stop(&vsock->vhost, base);
 	event_del(vsock->dev.loop, &vsock->err);
 	vsock->started = false;
+	for (unsigned int i = 0; i < VHOST_NR_RINGS; i++)
+		vsock->dev.vq[i].last_avail = base[i];
+	return r;
 }
 
 /*
@@ -80,9 +90,10 @@ static void vsock_ring_error(struct event *ev, uint32_t events)
 	pthread_mutex_unlock(&vsock->dev.lock);
 }
 
-static int vsock_activate(struct virtio_dev *dev)
+/* From last_avail of each ring on, which is 0 at DRIVER_OK. */
+static int vsock_start(struct vsock *vsock)
 {
-	struct vsock *vsock = vsock_of(dev);
+	struct virtio_dev *dev = &vsock->dev;
 	struct vhost_ring ring[VHOST_NR_RINGS];
 	uint64_t features = dev->acked & vsock->vhost.features &
 			    (VSOCK_FEATURES | 1ULL << VIRTIO_F_VERSION_1);
@@ -115,6 +126,11 @@ static int vsock_activate(struct virtio_dev *dev)
 	return 0;
 }
 
+static int vsock_activate(struct virtio_dev *dev)
+{
+	return vsock_start(vsock_of(dev));
+}
+
 /*
  * The CID and the descriptor stay. So do, on the host's side, connections to the guest that
  * was: the kernel has no request that ends them, and the next guest's driver answers their
@@ -122,14 +138,76 @@ static int vsock_activate(struct virtio_dev *dev)
  */
 static void vsock_reset(struct virtio_dev *dev)
 {
-	vsock_stop(vsock_of(dev));
+	struct vsock *vsock = vsock_of(dev);
+
+	vsock_stop(vsock);
+	vsock->tell_reset = false;
 }
 
-/* Only the event queue's kicks come here, and its buffers are left where they are. */
+/* The event that is due, if there is a buffer for it; else a kick comes when there is. */
+static int vsock_tell_reset(struct vsock *vsock)
+{
+	const struct virtio_vsock_event event = { .id = htole32(VIRTIO_VSOCK_EVENT_TRANSPORT_RESET) };
+	struct queue *q = &vsock->dev.vq[VSOCK_EVENT];
+	int ret;
+
+	if (!vsock->tell_reset)
+		return 0;
+	ret = queue_pop(q, &vsock->chain);
+	if (!ret) {
+		if (queue_enable_kicks(q))
+			virtio_kick(&vsock->dev, VSOCK_EVENT);
+		return 0;
+	}
+	vsock->tell_reset = false;
+	if (ret < 0 || queue_chain_write(&vsock->chain, 0, &event, sizeof(event)) != sizeof(event))
+		return -EIO;
+	queue_push(q, vsock->chain.head, sizeof(event));
+	virtio_signal(&vsock->dev, VSOCK_EVENT);
+	return 0;
+}
+
+/* Only the event queue's kicks come here. Its buffers stay where they are, but for one event. */
 static void vsock_kick(struct virtio_dev *dev, unsigned int q)
 {
-	(void)dev;
+	struct vsock *vsock = vsock_of(dev);
+
 	(void)q;
+	if (vsock_tell_reset(vsock)) {
+		vsock_stop(vsock);
+		virtio_broken(dev, "malformed event queue");
+	}
+}
+
+static void vsock_pause(struct virtio_dev *dev)
+{
+	struct vsock *vsock = vsock_of(dev);
+	bool was = vsock->started;
+
+	if (vsock_stop(vsock))
+		virtio_broken(dev, "vhost does not say where it stopped");
+	else if (was && vsock_drain_err(vsock)) /* the loop did not come to it */
+		virtio_broken(dev, "vhost found the rx or tx ring malformed");
+}
+
+/* Connections that the host no longer has end before the kernel serves new ones. */
+static int vsock_resume(struct virtio_dev *dev)
+{
+	struct vsock *vsock = vsock_of(dev);
+	int ret = vsock_tell_reset(vsock);
+
+	return ret ? ret : vsock_start(vsock);
+}
+
+static void vsock_save(struct virtio_dev *dev, struct state_writer *w)
+{
+	/* The host's end of a connection can't be saved, and the rest is in the rings. */
+}
+
+/* dev->config has this device's CID, not that of the guest that was saved. */
+static void vsock_load(struct virtio_dev *dev, struct state_section *s)
+{
+	vsock_of(dev)->tell_reset = dev->active;
 }
 
 static void vsock_destroy(struct virtio_dev *dev)
@@ -147,6 +225,10 @@ static const struct virtio_ops vsock_ops = {
 	.activate = vsock_activate,
 	.reset = vsock_reset,
 	.kick = vsock_kick,
+	.pause = vsock_pause,
+	.resume = vsock_resume,
+	.save = vsock_save,
+	.load = vsock_load,
 	.destroy = vsock_destroy,
 };
 
@@ -175,6 +257,7 @@ int vsock_create(struct virtio_dev **dev, uint64_t cid)
 
 	virtio_dev_init(&vsock->dev, &vsock_ops, VIRTIO_ID_VSOCK, VSOCK_NR_QUEUES);
 	vsock->dev.features = vsock->vhost.features & VSOCK_FEATURES;
+	vsock->dev.vhost = true;
 	vsock->dev.no_ring_features = true;
 	vsock->dev.own_kicks = 1U << VSOCK_RX | 1U << VSOCK_TX;
 	vsock->dev.config_len = sizeof(struct virtio_vsock_config);
