@@ -77,6 +77,7 @@ struct plan {
 	struct bootfile initrd; /* fd is -1 and size 0 when there is none */
 	bool gzip;
 	uint64_t fdt_max;
+	uint64_t reserved;
 	uint64_t text_offset;
 	uint64_t image_size; /* 0: a kernel that doesn't say */
 };
@@ -347,7 +348,7 @@ static const char *missing(const struct plan *plan, char *text, size_t size)
 
 	for (mib = (now / RAM_STEP_MIB + 1) * RAM_STEP_MIB; mib <= RAM_SIZE_MAX / MIB;
 	     mib += RAM_STEP_MIB)
-		if (place(plan, ram_start(plan->mem) + mib * MIB, &at) == FITS)
+		if (place(plan, ram_start(plan->mem) + mib * MIB - plan->reserved, &at) == FITS)
 			break;
 	if (mib <= RAM_SIZE_MAX / MIB)
 		snprintf(text, size,
@@ -360,7 +361,7 @@ static const char *missing(const struct plan *plan, char *text, size_t size)
 
 static int plan_places(const struct plan *plan, struct places *at)
 {
-	const uint64_t ram_end = ram_start(plan->mem) + ram_size(plan->mem);
+	const uint64_t ram_end = ram_start(plan->mem) + ram_size(plan->mem) - plan->reserved;
 	char text[80];
 
 	switch (place(plan, ram_end, at)) {
@@ -457,7 +458,13 @@ static int plan_carry_out(struct plan *plan, const struct places *at)
 int boot_load(struct memory *mem, const struct boot_files *files, size_t fdt_max,
 	      struct boot_placement *placement)
 {
-	struct plan plan = { .mem = mem, .fdt_max = fdt_max, .kernel.fd = -1, .initrd.fd = -1 };
+	struct plan plan = {
+		.mem = mem,
+		.fdt_max = fdt_max,
+		.reserved = files->reserved,
+		.kernel.fd = -1,
+		.initrd.fd = -1,
+	};
 	struct places at = { 0 };
 	int err;
 

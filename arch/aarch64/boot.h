@@ -16,6 +16,7 @@ struct memory;
 struct boot_files {
 	const char *kernel;
 	const char *initrd; /* NULL: none */
+	uint64_t reserved;  /* bytes at RAM's end that are kept free */
 };
 
 /* Guest addresses of what was loaded, and of the room for the device tree. */

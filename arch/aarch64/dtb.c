@@ -78,7 +78,19 @@ static void memory(struct fdt *f, const struct dtb_config *c)
 {
 	fdt_begin_node_at(f, "memory", c->ram_base);
 	fdt_prop_string(f, "device_type", "memory");
-	prop_reg(f, c->ram_base, c->ram_size);
+	prop_reg(f, c->ram_base, c->ram_size - LAYOUT_VMGENID_ROOM);
+	fdt_end_node(f);
+}
+
+/* Behind the memory, bindings/rng/microsoft,vmgenid.yaml. */
+static void vmgenid(struct fdt *f, const struct dtb_config *c)
+{
+	uint64_t base = c->ram_base + c->ram_size - LAYOUT_VMGENID_ROOM;
+
+	fdt_begin_node_at(f, "rng", base);
+	fdt_prop_string(f, "compatible", "microsoft,vmgenid");
+	prop_reg(f, base, LAYOUT_VMGENID_SIZE);
+	prop_spi(f, LAYOUT_VMGENID_SPI, IRQ_EDGE_RISING);
 	fdt_end_node(f);
 }
 
@@ -270,6 +282,7 @@ int dtb_build(void *buf, size_t size, const struct dtb_config *config, size_t *l
 	fdt_prop_u32(&f, "interrupt-parent", PHANDLE_GIC);
 	chosen(&f, config);
 	memory(&f, config);
+	vmgenid(&f, config);
 	cpus(&f, config);
 	gic(&f, config);
 	timer(&f, config);

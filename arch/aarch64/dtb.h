@@ -22,7 +22,7 @@ struct dtb_config {
 	unsigned int gic; /* version, 2 or 3 */
 	unsigned int nr_cpus;
 	const uint64_t *mpidr; /* of each CPU, MPIDR_EL1 as KVM has it; CPU 0 boots */
-	uint64_t ram_base, ram_size; /* bytes */
+	uint64_t ram_base, ram_size; /* bytes, LAYOUT_VMGENID_ROOM included */
 	unsigned int nr_virtio; /* slots 0 to nr_virtio - 1 are in use */
 	const char *bootargs; /* the command line, not NULL */
 	uint64_t initrd, initrd_size; /* size 0: none */

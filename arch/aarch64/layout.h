@@ -15,9 +15,15 @@
  *	             | virtio-mmio, 32 x 64 KiB  |
  *	0x0a20_0000  +---------------------------+
  *	0x4000_0000  | RAM: kernel, initrd, FDT  |
- *	min(size,4T) +---------------------------+
+ *	end - 64 KiB |      generation ID        |
+ *	end of RAM   +---------------------------+  1 GiB + size, at most 4 TiB of it
  *
  * Each device has 64 KiB to itself, as a host's pages may be that large.
+ *
+ * The generation ID (VMGenID) is 16 bytes at the start of RAM's last 64 KiB, of which the device
+ * tree says that it is no memory: a kernel maps it as a device's registers, and reads them by loads
+ * of 16 bytes, which only memory answers. It is RAM all the same, so it is in a snapshot and needs
+ * no slot of KVM's.
  */
 #ifndef ARCH_AARCH64_LAYOUT_H
 #define ARCH_AARCH64_LAYOUT_H
@@ -50,6 +56,9 @@
 #define LAYOUT_MIN_RAM	    (16ull << 20)
 #define LAYOUT_MAX_RAM	    (4ull << 40)
 
+#define LAYOUT_VMGENID_ROOM 0x10000ull /* at RAM's end, not told as memory */
+#define LAYOUT_VMGENID_SIZE 16
+
 /*
  * Interrupts. A GSI is what KVM_IRQFD takes and what the FDT says: the number of an SPI. The GIC's
  * own number of it (INTID), which KVM_IRQ_LINE takes, is LAYOUT_SPI_BASE higher; a PPI's is
@@ -60,6 +69,7 @@
 #define LAYOUT_UART_SPI	    1
 #define LAYOUT_RTC_SPI	    2
 #define LAYOUT_GPIO_SPI	    3
+#define LAYOUT_VMGENID_SPI  4 /* an edge */
 #define LAYOUT_VIRTIO_SPI   16 /* and up, one a device */
 #define LAYOUT_NR_INTIDS    96 /* of all kinds, a multiple of 32 (KVM_DEV_ARM_VGIC_GRP_NR_IRQS) */
 

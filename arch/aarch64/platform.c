@@ -19,6 +19,8 @@
 #include "vm/irq.h"
 #include "vm/log.h"
 #include "vm/pvpanic.h"
+#include "vm/state_reader.h"
+#include "vm/state_writer.h"
 #include "vm/vm.h"
 
 struct gpio {
@@ -40,12 +42,15 @@ struct rtc {
 	bool enabled;  /* IMSC */
 	bool raw;
 	bool irq;
+	int64_t alarm_at; /* when the match comes, seconds since 1970; 0: it isn't waited for */
 	struct event alarm; /* a timerfd */
 };
 
 struct platform {
 	struct vm *vm;
 	pthread_mutex_t lock;
+	bool paused;
+	bool pressed; /* the button, while paused */
 	struct gpio gpio;
 	struct rtc rtc;
 };
@@ -264,20 +269,28 @@ static void rtc_update(struct platform *p)
 	set_line(p, LAYOUT_RTC_SPI, &p->rtc.irq, p->rtc.raw && p->rtc.enabled);
 }
 
+/* Absolute, so that the alarm follows a clock that is set. Forgets what has expired unread. */
+static void rtc_set_timer(struct platform *p)
+{
+	struct itimerspec at = {.it_value.tv_sec = p->paused ? 0 : p->rtc.alarm_at};
+
+	if (timerfd_settime(p->rtc.alarm.fd, TFD_TIMER_ABSTIME, &at, NULL))
+		log_limited(LOG_ERROR, "clock: timerfd_settime: %s", errno_name(errno));
+}
+
 /*
  * The counter has 32 bits and matches when they are equal: a second that has passed is one of the
- * next round, in up to 136 years. Absolute, so that the alarm follows a clock that is set.
+ * next round, in up to 136 years.
  */
 static void rtc_arm(struct platform *p)
 {
 	time_t now = rtc_seconds();
-	struct itimerspec at = {.it_value.tv_sec = now + (uint32_t)(p->rtc.match - (uint32_t)now)};
 
+	p->rtc.alarm_at = now + (uint32_t)(p->rtc.match - (uint32_t)now);
 	/* Zero would disarm it; only 1970 has that second. */
-	if (!at.it_value.tv_sec)
-		at.it_value.tv_nsec = 1;
-	if (timerfd_settime(p->rtc.alarm.fd, TFD_TIMER_ABSTIME, &at, NULL))
-		log_limited(LOG_ERROR, "clock: timerfd_settime: %s", errno_name(errno));
+	if (!p->rtc.alarm_at)
+		p->rtc.alarm_at = 1;
+	rtc_set_timer(p);
 }
 
 static void rtc_alarm(struct event *ev, uint32_t events)
@@ -289,6 +302,7 @@ static void rtc_alarm(struct event *ev, uint32_t events)
 	pthread_mutex_lock(&p->lock);
 	/* Under the lock, so that an alarm which was moved meanwhile reads as EAGAIN. */
 	if (read(ev->fd, &count, sizeof(count)) == sizeof(count)) {
+		p->rtc.alarm_at = 0;
 		p->rtc.raw = true;
 		rtc_update(p);
 	}
@@ -423,6 +437,104 @@ void platform_destroy(struct platform *platform)
 void platform_power_button(struct platform *platform)
 {
 	pthread_mutex_lock(&platform->lock);
-	gpio_set_pins(platform, platform->gpio.pins | BUTTON);
+	if (platform->paused)
+		platform->pressed = true;
+	else
+		gpio_set_pins(platform, platform->gpio.pins | BUTTON);
 	pthread_mutex_unlock(&platform->lock);
+}
+
+void platform_pause(struct platform *platform)
+{
+	pthread_mutex_lock(&platform->lock);
+	platform->paused = true;
+	rtc_set_timer(platform);
+	pthread_mutex_unlock(&platform->lock);
+}
+
+void platform_resume(struct platform *platform)
+{
+	pthread_mutex_lock(&platform->lock);
+	if (platform->paused) {
+		platform->paused = false;
+		/* An alarm whose time has passed comes at once. */
+		rtc_set_timer(platform);
+		if (platform->pressed)
+			gpio_set_pins(platform, platform->gpio.pins | BUTTON);
+		platform->pressed = false;
+	}
+	pthread_mutex_unlock(&platform->lock);
+}
+
+void platform_save(struct platform *platform, struct state_writer *w)
+{
+	const struct gpio *g = &platform->gpio;
+	const struct rtc *r = &platform->rtc;
+
+	pthread_mutex_lock(&platform->lock);
+	state_writer_begin(w, PLATFORM_STATE, 0, PLATFORM_STATE_VERSION);
+	state_writer_u8(w, g->pins);
+	state_writer_u8(w, g->data);
+	state_writer_u8(w, g->dir);
+	state_writer_u8(w, g->is);
+	state_writer_u8(w, g->ibe);
+	state_writer_u8(w, g->iev);
+	state_writer_u8(w, g->ie);
+	state_writer_u8(w, g->edges);
+	state_writer_u8(w, g->afsel);
+	state_writer_u32(w, r->match);
+	state_writer_u32(w, r->load);
+	state_writer_bool(w, r->enabled);
+	state_writer_bool(w, r->raw);
+	state_writer_u64(w, (uint64_t)r->alarm_at);
+	state_writer_end(w);
+	pthread_mutex_unlock(&platform->lock);
+}
+
+/* Far enough for any match, and no overflow in the kernel. */
+#define ALARM_MAX (UINT64_C(1) << 40)
+
+int platform_load(struct platform *platform, const struct state_reader *reader)
+{
+	struct state_section s;
+	struct gpio g = {0};
+	struct rtc *r = &platform->rtc, new = *r;
+	uint64_t alarm_at;
+	int err;
+
+	err = state_reader_section(reader, &s, PLATFORM_STATE, 0);
+	if (err)
+		return err;
+	g.pins = state_reader_u8(&s);
+	g.data = state_reader_u8(&s);
+	g.dir = state_reader_u8(&s);
+	g.is = state_reader_u8(&s);
+	g.ibe = state_reader_u8(&s);
+	g.iev = state_reader_u8(&s);
+	g.ie = state_reader_u8(&s);
+	g.edges = state_reader_u8(&s);
+	g.afsel = state_reader_u8(&s);
+	new.match = state_reader_u32(&s);
+	new.load = state_reader_u32(&s);
+	new.enabled = state_reader_bool(&s);
+	new.raw = state_reader_bool(&s);
+	alarm_at = state_reader_u64(&s);
+	if (!s.err && g.pins & ~BUTTON)
+		state_reader_bad(&s, "GPIO pins %#x, there is nothing but the button, %#x", g.pins, BUTTON);
+	if (!s.err && alarm_at > ALARM_MAX)
+		state_reader_bad(&s, "an alarm at second %#llx", (unsigned long long)alarm_at);
+	err = state_reader_section_end(&s);
+	if (err)
+		return err;
+	pthread_mutex_lock(&platform->lock);
+	platform->paused = true;
+	g.irq = platform->gpio.irq;
+	platform->gpio = g;
+	*r = new;
+	r->alarm_at = (int64_t)alarm_at;
+	rtc_set_timer(platform);
+	gpio_update(platform);
+	rtc_update(platform);
+	pthread_mutex_unlock(&platform->lock);
+	return 0;
 }

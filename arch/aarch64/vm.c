@@ -10,19 +10,13 @@
 #include "arch/aarch64/layout.h"
 #include "arch/aarch64/platform.h"
 #include "arch/aarch64/vcpu.h"
+#include "arch/aarch64/vm.h"
+#include "arch/aarch64/vmgenid.h"
 #include "arch/arch.h"
 #include "vm/log.h"
 #include "vm/serial.h"
 #include "vm/vcpu.h"
 #include "vm/vm.h"
-
-struct arch_vm {
-	struct platform *platform;
-	struct serial *serial;
-	unsigned int gic; /* version, from arch_vm_init() on */
-	int gic_fd;
-	uint64_t counter; /* the virtual one, when the guest was paused */
-};
 
 static const struct kvm_cap caps[] = {
 	KVM_CAP_ROW(IRQCHIP, true, "the guest's GIC: the host's device tree must give its own GIC's "
@@ -104,16 +98,22 @@ int arch_vm_init(struct vm *vm)
 	if (ret < 0)
 		return ret;
 	vm->arch->gic = (unsigned int)ret;
+	vm->config.gic = vm->arch->gic; /* a snapshot tells it */
 	return 0;
 }
 
 int arch_vm_finish(struct vm *vm)
 {
-	int fd = gic_create(vm->fd, vm->arch->gic);
+	int ret = 0;
 
-	if (fd < 0)
-		return fd;
-	vm->arch->gic_fd = fd;
+	for (unsigned int i = 0; i < vm->nr_vcpus && !ret; i++)
+		ret = vcpu_mpidr(&vm->vcpus[i], &vm->arch->mpidr[i]);
+	if (ret)
+		return ret;
+	ret = gic_create(vm->fd, vm->arch->gic);
+	if (ret < 0)
+		return ret;
+	vm->arch->gic_fd = ret;
 	return 0;
 }
 
@@ -158,12 +158,24 @@ int arch_devices(struct vm *vm, struct console *console)
  */
 int arch_vm_pause(struct vm *vm)
 {
-	return vcpu_get_counter(&vm->vcpus[0], &vm->arch->counter);
+	int ret = vcpu_get_counter(&vm->vcpus[0], &vm->arch->counter);
+
+	if (ret)
+		return ret;
+	platform_pause(vm->arch->platform);
+	serial_pause(vm->arch->serial);
+	return 0;
 }
 
 int arch_vm_resume(struct vm *vm)
 {
-	return vcpu_set_counter(&vm->vcpus[0], vm->arch->counter);
+	int ret = vcpu_set_counter(&vm->vcpus[0], vm->arch->counter);
+
+	if (ret)
+		return ret;
+	platform_resume(vm->arch->platform);
+	serial_resume(vm->arch->serial);
+	return 0;
 }
 
 void arch_power_button(struct vm *vm)
@@ -190,6 +202,7 @@ static int put_fdt(struct vm *vm, const struct arch_boot *boot, const struct boo
 	struct dtb_config config = {
 		.gic = vm->arch->gic,
 		.nr_cpus = vm->nr_vcpus,
+		.mpidr = vm->arch->mpidr,
 		.ram_base = vm->mem.region[0].gpa,
 		.ram_size = vm->mem.region[0].size,
 		.nr_virtio = boot->nr_virtio,
@@ -197,34 +210,32 @@ static int put_fdt(struct vm *vm, const struct arch_boot *boot, const struct boo
 		.initrd = place->initrd,
 		.initrd_size = place->initrd_size,
 	};
-	uint64_t *mpidr = calloc(vm->nr_vcpus, sizeof(*mpidr));
 	uint8_t *buf = memory_ptr(&vm->mem, place->fdt, DTB_MAX);
 	size_t len;
-	int ret = 0;
 
-	if (!mpidr || !buf) {
-		ret = mpidr ? -EFAULT : -ENOMEM;
-		log_err("device tree: %s", errno_name(ret));
+	if (!buf) {
+		log_err("device tree: EFAULT");
+		return -EFAULT;
 	}
-	for (unsigned int i = 0; i < vm->nr_vcpus && !ret; i++)
-		ret = vcpu_mpidr(&vm->vcpus[i], &mpidr[i]);
-	config.mpidr = mpidr;
 	seed(&config, rng_seed, sizeof(rng_seed));
-	if (!ret)
-		ret = dtb_build(buf, DTB_MAX, &config, &len);
-	free(mpidr);
-	return ret;
+	return dtb_build(buf, DTB_MAX, &config, &len);
 }
 
 int arch_boot(struct vm *vm, const struct arch_boot *boot)
 {
-	struct boot_files files = { .kernel = boot->kernel, .initrd = boot->initrd };
+	struct boot_files files = {
+		.kernel = boot->kernel,
+		.initrd = boot->initrd,
+		.reserved = LAYOUT_VMGENID_ROOM,
+	};
 	struct boot_placement place;
 	int ret;
 
 	ret = boot_load(&vm->mem, &files, DTB_MAX, &place);
 	if (!ret)
 		ret = put_fdt(vm, boot, &place);
+	if (!ret)
+		ret = vmgenid_renew(vm);
 	if (ret)
 		return ret;
 	return vcpu_set_entry(&vm->vcpus[0], place.pc, place.fdt);

@@ -244,12 +244,41 @@ static void pvpanic_device(struct aml *a)
 }
 
 /*
+ * VM generation ID, where it lies in memory. Source: Microsoft, "Virtual Machine Generation ID".
+ * The long id is what guests look for, Linux in capitals, which is how ACPICA hands it out.
+ */
+static void vmgenid_device(struct aml *a)
+{
+	size_t device = aml_device(a, "VGEN"), package;
+
+	aml_name_string(a, "_HID", "VINT0001");
+	aml_name_string(a, "_CID", "VM_Gen_Counter");
+	aml_name_string(a, "_DDN", "VM_Gen_Counter");
+	aml_name(a, "ADDR");
+	package = aml_package(a, 2);
+	aml_integer(a, LAYOUT_VMGENID);
+	aml_integer(a, 0); /* its upper half */
+	aml_end(a, package);
+	aml_end(a, device);
+}
+
+static void ged_notify(struct aml *a, unsigned int event, const char *device)
+{
+	size_t body = aml_if(a);
+
+	aml_and_local0(a, event);
+	/* Of a button: pressed while in S0 (section 4.8.3.1.1.2); of VGEN: it is another one. */
+	aml_notify(a, device, 0x80);
+	aml_end(a, body);
+}
+
+/*
  * Power button and Generic Event Device (section 5.6.9). The event register clears as it is read,
  * so an event that comes while _EVT runs is either seen by it or has its own interrupt.
  */
 static void event_devices(struct aml *a)
 {
-	size_t device, crs, method, body;
+	size_t device, crs, method;
 
 	device = aml_device(a, "PWRB");
 	aml_name_eisaid(a, "_HID", "PNP0C0C");
@@ -265,10 +294,8 @@ static void event_devices(struct aml *a)
 	aml_dword_field(a, "EVTR", "EVTS");
 	method = aml_method(a, "_EVT", 1);
 	aml_store_local0(a, "EVTS");
-	body = aml_if(a);
-	aml_and_local0(a, LAYOUT_GED_POWER);
-	aml_notify(a, "PWRB", 0x80); /* S0 power button pressed, section 4.8.3.1.1.2 */
-	aml_end(a, body);
+	ged_notify(a, LAYOUT_GED_POWER, "PWRB");
+	ged_notify(a, LAYOUT_GED_VMGENID, "VGEN");
 	aml_end(a, method);
 	aml_end(a, device);
 }
@@ -288,6 +315,7 @@ static size_t build_dsdt(struct aml *a, unsigned int nr_vcpus, unsigned int nr_v
 	scope = aml_scope(a, "_SB_");
 	for (unsigned int i = 0; i < nr_vcpus; i++)
 		cpu_device(a, i);
+	vmgenid_device(a);
 	event_devices(a);
 	com1_device(a);
 	rtc_device(a);

@@ -4,7 +4,7 @@
  *
  *	0x0000_0000  +---------------------------+
  *	             | boot data below 640 KiB   |  see "Boot data" below
- *	0x0009_fc00  | (reserved: EBDA, BIOS)    |  RSDP in 0xe0000, ACPI tables behind it
+ *	0x0009_fc00  | (reserved: EBDA, BIOS)    |  RSDP in 0xe0000, ACPI tables and ID behind
  *	0x0010_0000  | RAM: kernel, initrd       |
  *	min(size,3G) +---------------------------+
  *	0xd000_0000  | virtio-mmio, 32 x 4 KiB   |
@@ -47,6 +47,8 @@
 #define LAYOUT_RSDP	    0xe0000
 #define LAYOUT_ACPI	    0xe0040 /* tables, up to LAYOUT_ACPI_END */
 #define LAYOUT_ACPI_END	    0xff000
+#define LAYOUT_VMGENID	    0xff000 /* generation ID, the VMM's to write: no RAM for the guest */
+#define LAYOUT_VMGENID_SIZE 16
 #define LAYOUT_BIOS_ENTRY   0xffff0 /* where a jump to the BIOS goes */
 #define LAYOUT_HIGH_RAM	    0x100000
 

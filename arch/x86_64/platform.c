@@ -8,12 +8,14 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/random.h>
 #include <time.h>
 
 #include "arch/x86_64/layout.h"
 #include "vm/bus.h"
 #include "vm/irq.h"
 #include "vm/log.h"
+#include "vm/memory.h"
 #include "vm/pvpanic.h"
 #include "vm/vm.h"
 
@@ -246,9 +248,51 @@ void platform_destroy(struct platform *platform)
 	free(platform);
 }
 
+/* The event before its interrupt, or the guest could find nothing. */
+static void ged_event(struct platform *p, unsigned int event)
+{
+	atomic_fetch_or(&p->ged_events, event);
+	irq_line_pulse(p->ged_line);
+}
+
 void platform_power_button(struct platform *platform)
 {
-	/* The event before its interrupt, or the guest could find nothing. */
-	atomic_fetch_or(&platform->ged_events, LAYOUT_GED_POWER);
-	irq_line_pulse(platform->ged_line);
+	ged_event(platform, LAYOUT_GED_POWER);
+}
+
+void platform_generation_event(struct platform *platform)
+{
+	ged_event(platform, LAYOUT_GED_VMGENID);
+}
+
+int platform_new_generation(struct platform *platform)
+{
+	uint8_t id[LAYOUT_VMGENID_SIZE];
+	ssize_t n;
+	int err;
+
+	do
+		n = getrandom(id, sizeof(id), 0);
+	while (n < 0 && errno == EINTR);
+	if (n != sizeof(id)) {
+		err = n < 0 ? -errno : -EIO;
+		log_err("generation ID: getrandom: %s", errno_name(err));
+		return err;
+	}
+	err = memory_write(&platform->vm->mem, LAYOUT_VMGENID, id, sizeof(id));
+	if (err)
+		log_err("generation ID: %s: no guest RAM at %#x", errno_name(err), LAYOUT_VMGENID);
+	return err;
+}
+
+void platform_get(struct platform *platform, struct platform_state *state)
+{
+	state->ged_events = atomic_load(&platform->ged_events);
+	state->cmos_index = (uint8_t)atomic_load(&platform->cmos_index);
+}
+
+void platform_set(struct platform *platform, const struct platform_state *state)
+{
+	atomic_store(&platform->ged_events, state->ged_events);
+	atomic_store(&platform->cmos_index, state->cmos_index);
 }

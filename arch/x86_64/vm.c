@@ -7,15 +7,11 @@
 #include "arch/x86_64/layout.h"
 #include "arch/x86_64/platform.h"
 #include "arch/x86_64/vcpu.h"
+#include "arch/x86_64/vm.h"
 #include "vm/log.h"
 #include "vm/serial.h"
 #include "vm/vcpu.h"
 #include "vm/vm.h"
-
-struct arch_vm {
-	struct platform *platform;
-	struct serial *serial;
-};
 
 static const struct kvm_cap caps[] = {
 	KVM_CAP_ROW(IRQCHIP, true, "interrupt controllers in the kernel"),
@@ -130,6 +126,8 @@ int arch_devices(struct vm *vm, struct console *console)
 
 int arch_vm_pause(struct vm *vm)
 {
+	if (vm->arch->serial)
+		serial_pause(vm->arch->serial);
 	return 0;
 }
 
@@ -140,9 +138,9 @@ int arch_vm_pause(struct vm *vm)
  */
 int arch_vm_resume(struct vm *vm)
 {
-	if (!kvm_has(vm->kvm->fd, KVM_CAP_KVMCLOCK_CTRL))
-		return 0;
-	for (unsigned int i = 0; i < vm->nr_vcpus; i++) {
+	bool told = kvm_has(vm->kvm->fd, KVM_CAP_KVMCLOCK_CTRL);
+
+	for (unsigned int i = 0; told && i < vm->nr_vcpus; i++) {
 		int ret = kvm_ioctl_raw(vm->vcpus[i].fd, KVM_KVMCLOCK_CTRL, NULL);
 
 		if (ret < 0 && ret != -EINVAL) {
@@ -150,6 +148,8 @@ int arch_vm_resume(struct vm *vm)
 			return ret;
 		}
 	}
+	if (vm->arch->serial)
+		serial_resume(vm->arch->serial);
 	return 0;
 }
 
@@ -169,6 +169,9 @@ int arch_boot(struct vm *vm, const struct arch_boot *boot)
 	int ret;
 
 	ret = acpi_build(&vm->mem, vm->nr_vcpus, boot->nr_virtio, &files.rsdp);
+	if (ret)
+		return ret;
+	ret = platform_new_generation(vm->arch->platform);
 	if (ret)
 		return ret;
 	ret = boot_load(&vm->mem, &files, &entry);

@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: MIT */
+#include "arch/aarch64/cache.h"
+
+void cache_clean(const void *p)
+{
+	/* Inner shareable: all CPUs. */
+	__asm__ volatile("dc cvac, %0\n\tdsb ish" : : "r"(p) : "memory");
+}
