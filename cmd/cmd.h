@@ -17,5 +17,7 @@ enum {
 
 int cmd_run(int argc, char **argv);
 int cmd_check(int argc, char **argv);
+int cmd_ctl(int argc, char **argv); /* CONFIG_API */
+int cmd_snapshot(int argc, char **argv);
 
 #endif

@@ -2,6 +2,7 @@
 #include "cmd/config.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "arch/arch.h"
@@ -182,6 +183,23 @@ static why_t set_log_file(struct guest_config *c, const char *value)
 	return set_path(&c->log_file, value);
 }
 
+static why_t set_api_sock(struct guest_config *c, const char *value)
+{
+	if (!CONFIG_API)
+		return "this vinit was built without the API (CONFIG_API)";
+	return set_path(&c->api_sock, value);
+}
+
+static why_t set_restore(struct guest_config *c, const char *value)
+{
+	return set_path(&c->restore, value);
+}
+
+static why_t set_track_dirty(struct guest_config *c, const char *value)
+{
+	return set_bool(&c->track_dirty, value);
+}
+
 /* The disk opened last is the one that [disk] keys speak of. */
 static struct disk_config *disk(struct guest_config *c)
 {
@@ -267,6 +285,9 @@ static const struct key guest_keys[] = {
 	{ "stop-timeout", false, set_stop_timeout },
 	{ "log-level", false, set_log_level },
 	{ "log-file", false, set_log_file },
+	{ "api-sock", false, set_api_sock },
+	{ "restore", false, set_restore },
+	{ "track-dirty-pages", true, set_track_dirty },
 	{ 0 },
 };
 
@@ -327,9 +348,15 @@ static const struct key *find_key(const struct key *key, const char *name, size_
 void config_init(struct guest_config *c)
 {
 	memset(c, 0, sizeof(*c));
-	c->cpus = 1;
-	c->memory = DEFAULT_MEMORY;
 	c->stop_timeout = DEFAULT_STOP_TIMEOUT;
+}
+
+void config_defaults(struct guest_config *c)
+{
+	if (!c->cpus)
+		c->cpus = 1;
+	if (!c->memory)
+		c->memory = DEFAULT_MEMORY;
 }
 
 void config_free(struct guest_config *c)
@@ -346,6 +373,8 @@ void config_free(struct guest_config *c)
 	free(c->vconsole);
 	free(c->log_level);
 	free(c->log_file);
+	free(c->api_sock);
+	free(c->restore);
 	memset(c, 0, sizeof(*c));
 }
 
@@ -512,9 +541,43 @@ int config_args(struct guest_config *c, int argc, char **argv)
 	return 0;
 }
 
+int config_set(struct guest_config *c, const char *section, const char *key, const char *value,
+	       char why[LOG_SENTENCE])
+{
+	const struct section *s = find_section(section);
+	const struct key *k = s && key ? find_key(s->keys, key, strlen(key)) : NULL;
+	why_t refused = NULL;
+
+	if (!s || (key && !k))
+		refused = "there is no such key";
+	else if (k)
+		refused = k->set(c, value);
+	else if (s->open)
+		refused = s->open(c);
+	snprintf(why, LOG_SENTENCE, "%s", refused ? refused : "");
+	return refused ? -EINVAL : 0;
+}
+
+/* What the snapshot says can't be said once more: it could only differ. */
+static int check_restore(const struct guest_config *c)
+{
+	const char *key = c->kernel ? "kernel" : c->initrd ? "initrd" : c->cmdline ? "cmdline" :
+			  c->cmdline_only ? "cmdline-only" : c->cpus ? "cpus" : c->memory ? "memory" :
+			  c->gic ? "gic" : c->rng ? "rng" : NULL;
+
+	if (key) {
+		log_err("%s: the snapshot that is restored says what the machine is: leave it out", key);
+		return -EINVAL;
+	}
+	return 0;
+}
+
 int config_check(const struct guest_config *c)
 {
-	if (!c->kernel) {
+	if (c->restore && check_restore(c))
+		return -EINVAL;
+	/* The API can give one; but a guest of PID 1's that nobody configured is a slip. */
+	if (!c->kernel && !c->restore && (!c->api_sock || c->supervised)) {
 		log_err("no kernel is given: --kernel FILE, or kernel = FILE under [guest]");
 		return -EINVAL;
 	}

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "arch/arch.h"
+#include "vm/log.h"
 
 struct disk_config {
 	char *path;
@@ -21,8 +22,8 @@ struct guest_config {
 	char *initrd;
 	char *cmdline;
 	bool cmdline_only;
-	unsigned int cpus;
-	uint64_t memory; /* bytes */
+	unsigned int cpus; /* 0: not said */
+	uint64_t memory;   /* bytes; 0: not said */
 	bool hugepages;
 	unsigned int gic; /* version, 0: the host's best */
 	char *console;
@@ -62,6 +63,16 @@ int config_file(struct guest_config *config, const char *file);
  * after saying what is wrong.
  */
 int config_args(struct guest_config *config, int argc, char **argv);
+
+/*
+ * Sets one key of a section, as a line of a file does; @key NULL opens the section: a new disk, on
+ * which the [disk] keys after it are. 0, or -EINVAL with the reason in @why; logs nothing.
+ */
+int config_set(struct guest_config *config, const char *section, const char *key, const char *value,
+	       char why[LOG_SENTENCE]);
+
+/* What nobody said, before a machine is built. */
+void config_defaults(struct guest_config *config);
 
 /* What must be there, and what excludes what. 0 or -EINVAL; logs. */
 int config_check(const struct guest_config *config);

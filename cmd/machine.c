@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include "cmd/machine.h"
-
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -13,7 +11,8 @@
 #include "arch/arch.h"
 #include "cmd/cmd.h"
 #include "cmd/config.h"
-#include "cmd/pace.h"
+#include "cmd/control.h"
+#include "cmd/machine_priv.h"
 #include "initramfs/clock.h"
 #include "virtio/blk.h"
 #include "virtio/mmio.h"
@@ -21,11 +20,8 @@
 #include "virtio/vconsole.h"
 #include "virtio/virtio.h"
 #include "vm/console.h"
-#include "vm/event.h"
-#include "vm/kvm.h"
 #include "vm/log.h"
 #include "vm/vcpu.h"
-#include "vm/vm.h"
 #include "vsock/vsock.h"
 
 /* How long a slow reader may hold up the end for the last of the console's output. */
@@ -33,33 +29,6 @@
 
 /* A guest that is still booting misses a press of its power button: press again, in seconds. */
 #define STOP_PRESS_EVERY 5
-
-struct machine {
-	struct guest_config *config;
-	struct kvm kvm;
-	struct event_loop loop;
-	struct vm vm;
-
-	/* The host's side, which outlives resets. */
-	char *cmdline;		  /* the kernel's, whole */
-	struct console *console;  /* the serial port's end */
-	struct console *vconsole; /* the virtio console's; may be the same */
-	unsigned int nr_devs;
-	struct virtio_dev *dev[ARCH_MAX_VIRTIO];
-
-	/* The guest's side, from one reset to the next. */
-	struct virtio_mmio *mmio[ARCH_MAX_VIRTIO];
-
-	struct event signals;
-	struct event stop_timer;
-	bool stopping;
-	const char *stop_now; /* who ended the guest for good; NULL: nobody */
-	unsigned int stop_seconds; /* since the stop began */
-
-	struct pace pace; /* of resets in place */
-	struct event pause_timer;
-	bool pausing; /* the guest has reset, and waits for pause_timer to start again */
-};
 
 /*
  * --- the device table: what a row makes takes the next virtio slots, in this order ------------------
@@ -170,14 +139,36 @@ static void destroy_devices(struct machine *m)
 static void stop_now(struct machine *m, const char *who)
 {
 	m->stop_now = who;
-	vm_end(&m->vm, VM_END_STOP, who);
+	if (m->built)
+		vm_end(&m->vm, VM_END_STOP, who);
+	else
+		event_loop_stop(&m->loop);
 }
 
-static void begin_stop(struct machine *m, const char *who)
+/* One that is paused hears no button. False: it can't be resumed. */
+static bool wake(struct machine *m)
+{
+	char why[LOG_SENTENCE];
+
+	return state_now(&m->state) != STATE_PAUSED || !machine_resume(m, why);
+}
+
+void machine_begin_stop(struct machine *m, const char *who)
 {
 	struct itimerspec second = { .it_value.tv_sec = 1, .it_interval.tv_sec = 1 };
+	char why[LOG_SENTENCE];
 
-	if (m->stopping || !m->config->stop_timeout) {
+	if (m->stopping || m->stop_later || !m->config->stop_timeout || (!m->built && !m->pausing)) {
+		stop_now(m, who);
+		return;
+	}
+	if (machine_saving(m)) {
+		log_info("%s: a snapshot is being written: the guest is stopped after it, once more ends it "
+			 "at once", who);
+		m->stop_later = who;
+		return;
+	}
+	if (!wake(m)) {
 		stop_now(m, who);
 		return;
 	}
@@ -188,6 +179,7 @@ static void begin_stop(struct machine *m, const char *who)
 		event_loop_stop(&m->loop);
 		return;
 	}
+	state_move(&m->state, CALL_STOP, why);
 	log_info("%s: pressing the guest's power button, %u s to power off; once more ends it at once", who,
 		 m->config->stop_timeout);
 	timerfd_settime(m->stop_timer.fd, 0, &second, NULL);
@@ -201,7 +193,7 @@ static void on_signal(struct event *ev, uint32_t events)
 
 	if (read(ev->fd, &info, sizeof(info)) != sizeof(info))
 		return;
-	begin_stop(m, info.ssi_signo == SIGINT ? "SIGINT" : info.ssi_signo == SIGHUP ? "SIGHUP" : "SIGTERM");
+	machine_begin_stop(m, info.ssi_signo == SIGINT ? "SIGINT" : info.ssi_signo == SIGHUP ? "SIGHUP" : "SIGTERM");
 }
 
 static void on_stop_timer(struct event *ev, uint32_t events)
@@ -341,6 +333,7 @@ static void close_signals(struct machine *m)
 
 static void take_down(struct machine *m)
 {
+	m->built = false;
 	vm_stop(&m->vm);
 	for (unsigned int i = ARCH_MAX_VIRTIO; i-- > 0;) {
 		if (m->mmio[i])
@@ -349,9 +342,32 @@ static void take_down(struct machine *m)
 		m->mmio[i] = NULL;
 	}
 	vm_destroy(&m->vm);
+	machine_save_forget(m);
 }
 
-/* The one function that builds a machine, at the start and at every reset. */
+/* What the guest finds in its memory and registers. */
+static int fill(struct machine *m)
+{
+	const struct arch_boot boot = {
+		.kernel = m->config->kernel,
+		.initrd = m->config->initrd,
+		.cmdline = m->cmdline,
+		.nr_virtio = m->nr_devs,
+	};
+	int ret;
+
+	if (m->restore) {
+		ret = machine_restore_load(m);
+		/* Its vCPUs start paused. */
+		return ret ? ret : vm_pause(&m->vm);
+	}
+	ret = arch_boot(&m->vm, &boot);
+	if (!ret && m->config->track_dirty)
+		ret = vm_dirty_enable(&m->vm, NULL);
+	return ret;
+}
+
+/* The one function that builds a machine: at the start, from a snapshot, and at every reset. */
 static int build(struct machine *m)
 {
 	const struct guest_config *c = m->config;
@@ -360,12 +376,6 @@ static int build(struct machine *m)
 		.ram_size = c->memory,
 		.backing = c->hugepages ? MEMORY_HUGETLB : MEMORY_ANON,
 		.gic = c->gic,
-	};
-	const struct arch_boot boot = {
-		.kernel = c->kernel,
-		.initrd = c->initrd,
-		.cmdline = m->cmdline,
-		.nr_virtio = m->nr_devs,
 	};
 	int ret;
 
@@ -390,12 +400,13 @@ static int build(struct machine *m)
 		}
 		m->mmio[i] = mmio;
 	}
-	ret = arch_boot(&m->vm, &boot);
+	ret = fill(m);
 	if (ret)
 		goto err;
 	ret = vm_start(&m->vm);
 	if (ret)
 		goto err;
+	m->built = true;
 	return 0;
 
 err:
@@ -453,50 +464,211 @@ static void pause_reset(struct machine *m, uint64_t lived_ms)
 	m->pausing = false;
 }
 
+/*
+ * --- lives ------------------------------------------------------------------------------------------
+ */
+
+/* Runs the machine that was built until it has ended. Returns how, and @why if that is known. */
+static enum vm_end run_life(struct machine *m, const char **why)
+{
+	enum vm_end end;
+
+	/*
+	 * Also for a guest that has ended already: else one that only resets hides all
+	 * signals.
+	 */
+	do {
+		if (event_loop_run(&m->loop))
+			vm_end(&m->vm, VM_END_FAILED, "the event loop failed");
+	} while (atomic_load(&m->vm.end) == VM_END_NONE);
+	vm_stop(&m->vm);
+	/* It may want to stop a guest that has ended: there is no ladder any more. */
+	m->stopping |= m->stop_later != NULL;
+	m->stop_later = NULL;
+	machine_save_finish(m);
+	end = (enum vm_end)atomic_load(&m->vm.end);
+	*why = atomic_load(&m->vm.end_why);
+	if (end == VM_END_RESET && m->stop_now) {
+		end = VM_END_STOP;
+		*why = m->stop_now;
+	}
+	return end;
+}
+
+/* After a reset: waits if need be. False: there is no next life. */
+static bool live_again(struct machine *m, uint64_t lived_ms, const char *why)
+{
+	char refused[LOG_SENTENCE];
+
+	if (m->config->on_reset_exit || m->stopping || state_move(&m->state, CALL_RESET, refused))
+		return false;
+	/* Some guests do nothing but reset. */
+	log_limited(LOG_INFO, "the guest %s%s%s", vm_end_name(VM_END_RESET), why ? ": " : "", why ? why : "");
+	m->paused_ms = 0;
+	pause_reset(m, lived_ms);
+	return true;
+}
+
+static void tell_waiters(struct machine *m, const char *why)
+{
+	for (unsigned int i = 0; i < m->nr_waiters; i++)
+		m->waiter[i].done(m->waiter[i].opaque, 0, why);
+	m->nr_waiters = 0;
+}
+
+/* The machine has been built. Lives until one is the last, and takes that down. */
 static int run_guest(struct machine *m)
 {
-	for (;;) {
-		uint64_t started;
-		enum vm_end end;
-		const char *why;
-		bool again;
+	char refused[LOG_SENTENCE];
 
-		if (build(m))
-			return EXIT_FAILED;
-		started = clock_ms();
-		/*
-		 * Also for a guest that has ended already: else one that only resets hides all
-		 * signals.
-		 */
-		do {
-			if (event_loop_run(&m->loop))
-				vm_end(&m->vm, VM_END_FAILED, "the event loop failed");
-		} while (atomic_load(&m->vm.end) == VM_END_NONE);
-		vm_stop(&m->vm);
-		end = (enum vm_end)atomic_load(&m->vm.end);
-		why = atomic_load(&m->vm.end_why);
-		if (end == VM_END_RESET && m->stop_now) {
-			end = VM_END_STOP;
-			why = m->stop_now;
-		}
-		again = end == VM_END_RESET && !m->config->on_reset_exit && !m->stopping;
-		/* Some guests do nothing but reset. */
-		if (again)
-			log_limited(LOG_INFO, "the guest %s%s%s", vm_end_name(end), why ? ": " : "", why ? why : "");
-		else
-			say_end(m, end, why);
-		if (again) {
-			pause_reset(m, clock_ms() - started);
-			again = !m->stopping && !m->stop_now;
+	for (;;) {
+		uint64_t started = clock_ms();
+		const char *why;
+		enum vm_end end = run_life(m, &why);
+		bool again = end == VM_END_RESET && live_again(m, clock_ms() - started, why);
+
+		if (again && (m->stopping || m->stop_now)) {
+			again = false;
 			if (m->stop_now) {
 				end = VM_END_STOP;
 				say_end(m, end, m->stop_now);
 			}
+		} else if (!again) {
+			say_end(m, end, why);
 		}
-		take_down(m);
 		if (!again)
+			state_move(&m->state, CALL_END, refused);
+		take_down(m);
+		machine_restore_close(m, false);
+		if (!again) {
+			state_settle(&m->state, CALL_END, true);
+			tell_waiters(m, vm_end_name(end));
 			return exit_status(end);
+		}
+		m->stats.resets++;
+		if (build(m)) {
+			state_settle(&m->state, CALL_RESET, false);
+			tell_waiters(m, "could not be built again");
+			return EXIT_FAILED;
+		}
+		state_settle(&m->state, CALL_RESET, true);
 	}
+}
+
+static int open_host(struct machine *m)
+{
+	int ret = 0;
+
+	config_defaults(m->config);
+	if (!m->restore && !m->config->kernel) {
+		log_err("no kernel is given");
+		return -EINVAL;
+	}
+	ret = make_cmdline(m);
+	if (!ret)
+		ret = open_consoles(m);
+	if (!ret)
+		ret = create_devices(m);
+	if (!ret && m->restore)
+		ret = machine_restore_check(m);
+	return ret;
+}
+
+static void close_host(struct machine *m)
+{
+	destroy_devices(m);
+	close_consoles(m);
+	m->console = m->vconsole = NULL;
+	free(m->cmdline);
+	m->cmdline = NULL;
+}
+
+/* From the start or the restore that was asked for to the first life, or back to where it was. */
+static int begin_machine(struct machine *m)
+{
+	bool restore = m->begin == CALL_RESTORE;
+	struct machine_waiter done = m->begin_done;
+	enum state_call call = m->begin;
+	char why[LOG_SENTENCE] = "";
+	int ret;
+
+	log_forget_error();
+	ret = restore ? machine_restore_open(m) : 0;
+	if (!ret)
+		ret = open_host(m);
+	if (!ret)
+		ret = build(m);
+	if (ret) {
+		log_first_error(why);
+		machine_restore_close(m, true);
+		close_host(m);
+	} else {
+		m->started_ms = clock_ms();
+	}
+	state_settle(&m->state, call, !ret);
+	m->begin = CALL_NR;
+	m->begin_done.done = NULL;
+	if (!ret && restore) {
+		m->paused_ms = m->started_ms;
+		if (m->begin_resume)
+			ret = machine_resume(m, why);
+	}
+	if (done.done)
+		done.done(done.opaque, ret, why);
+	return ret;
+}
+
+/* The API's: run_machine() goes on from the loop with it. */
+static int ask_begin(struct machine *m, enum state_call call, machine_done_fn *done, void *opaque,
+		     char why[LOG_SENTENCE])
+{
+	int ret = state_move(&m->state, call, why);
+
+	if (ret)
+		return ret;
+	m->begin = call;
+	m->begin_done = (struct machine_waiter){ done, opaque };
+	event_loop_stop(&m->loop);
+	return 0;
+}
+
+int machine_start(struct machine *m, machine_done_fn *done, void *opaque, char why[LOG_SENTENCE])
+{
+	return ask_begin(m, CALL_START, done, opaque, why);
+}
+
+int machine_restore(struct machine *m, bool resume, machine_done_fn *done, void *opaque,
+		    char why[LOG_SENTENCE])
+{
+	m->begin_resume = resume;
+	return ask_begin(m, CALL_RESTORE, done, opaque, why);
+}
+
+static int run_machine(struct machine *m)
+{
+	const struct guest_config *c = m->config;
+	char why[LOG_SENTENCE];
+
+	if (c->kernel || c->restore) {
+		m->begin = c->restore ? CALL_RESTORE : CALL_START;
+		m->begin_resume = true;
+		state_move(&m->state, m->begin, why);
+		if (begin_machine(m))
+			return EXIT_FAILED;
+	}
+	while (!m->built) {
+		while (m->begin == CALL_NR && !m->stop_now) {
+			if (event_loop_run(&m->loop))
+				return EXIT_FAILED;
+		}
+		if (m->stop_now) {
+			log_info("%s: ended before it was started", m->stop_now);
+			tell_waiters(m, "was never started");
+			return EXIT_STOPPED;
+		}
+		begin_machine(m);
+	}
+	return run_guest(m);
 }
 
 int machine_run(struct guest_config *config)
@@ -510,29 +682,29 @@ int machine_run(struct guest_config *config)
 		return EXIT_FAILED;
 	}
 	m->config = config;
-	if (make_cmdline(m) || kvm_open(&m->kvm))
+	m->begin = CALL_NR;
+	state_init(&m->state);
+	if (kvm_open(&m->kvm))
 		goto out_free;
 	if (event_loop_init(&m->loop))
 		goto out_kvm;
 	if (open_signals(m))
 		goto out_signals;
-	if (open_consoles(m))
-		goto out_consoles;
-	if (create_devices(m))
-		goto out_devices;
-	status = run_guest(m);
+	if (CONFIG_API && config->api_sock && control_open(&m->control, m, config->api_sock, &m->loop))
+		goto out_signals;
+	status = run_machine(m);
+	if (CONFIG_API)
+		control_close(m->control);
+	close_host(m);
+	machine_save_free(m);
 
-out_devices:
-	destroy_devices(m);
-out_consoles:
-	close_consoles(m);
 out_signals:
 	close_signals(m);
 	event_loop_fini(&m->loop);
 out_kvm:
 	kvm_close(&m->kvm);
 out_free:
-	free(m->cmdline);
+	state_fini(&m->state);
 	free(m);
 	return status;
 }

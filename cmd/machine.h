@@ -12,6 +12,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "vm/dirty.h"
 #include "vm/log.h"
 #include "vm/region.h"
 #include "vm/state.h"
@@ -100,8 +101,7 @@ int machine_dirty_log(struct machine *m, bool on, char why[LOG_SENTENCE]);
  * clearing. When @fn returns something else than 0, that is returned and nothing is cleared. The
  * next snapshot must be a full one.
  */
-int machine_dirty_get(struct machine *m, int (*fn)(void *opaque, uint64_t gpa, uint64_t size, const uint8_t *hva),
-		      void *opaque, char why[LOG_SENTENCE]);
+int machine_dirty_get(struct machine *m, dirty_fn *fn, void *opaque, char why[LOG_SENTENCE]);
 
 /* vm/irq.h: -EINVAL for a GSI that the interrupt controller doesn't have. */
 int machine_irq_level(struct machine *m, uint32_t gsi, bool level, char why[LOG_SENTENCE]);

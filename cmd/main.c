@@ -15,6 +15,8 @@
 
 static const char help[] =
 	"usage: vinit run [OPTION...]   boot one guest, in the foreground\n"
+	"       vinit snapshot merge BASE DIFF   a diff into the snapshot that it follows\n"
+	"       vinit ctl VERB          talk to a guest that runs with --api-sock\n"
 	"       vinit check             what this host can do for guests\n"
 	"       vinit version\n"
 	"       vinit help\n"
@@ -47,9 +49,12 @@ static const struct verb {
 	const char *name;
 	int (*run)(int argc, char **argv);
 } verbs[] = {
-	{ "run", cmd_run },	    { "init", cmd_init },	    { "check", cmd_check },    { "version", cmd_version },
+	{ "run", cmd_run },	    { "snapshot", cmd_snapshot },   { "init", cmd_init },	    { "check", cmd_check },    { "version", cmd_version },
 	{ "--version", cmd_version }, { "help", cmd_help },    { "--help", cmd_help },
 	{ "-h", cmd_help },
+#if CONFIG_API
+	{ "ctl", cmd_ctl },
+#endif
 };
 
 /*

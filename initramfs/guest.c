@@ -34,6 +34,8 @@ static int guest_line(void *opaque, const struct conf_line *line)
 		return 0;
 	if (!strcmp(line->section, "guest") && !strcmp(line->key, "console"))
 		guest->own_console = strcmp(line->value, "stdio") != 0;
+	if (!strcmp(line->section, "guest") && !strcmp(line->key, "api-sock"))
+		guest->own_api = true;
 	/* A value that vinit run refuses is none of PID 1's business. */
 	if (!strcmp(line->section, "guest") && !strcmp(line->key, "stop-timeout") &&
 	    !conf_number(line->value, 0, 86400, &n))
@@ -137,8 +139,8 @@ void guests_autostart(struct guests *guests, uint64_t now)
 
 static int start(struct guests *guests, struct guest *guest, uint64_t now)
 {
-	char console[CONF_NAME_SIZE + 32], stop[16];
-	const char *argv[12] = { "vinit",  "run",      "--config", guest->file,
+	char console[CONF_NAME_SIZE + 32], api[CONF_NAME_SIZE + 32], stop[16];
+	const char *argv[14] = { "vinit",  "run",      "--config", guest->file,
 				 "--name", guest->name, "--supervised" };
 	struct child child = { .argv = argv, .exe_fd = guests->exe_fd };
 	unsigned int n = 7;
@@ -148,6 +150,11 @@ static int start(struct guests *guests, struct guest *guest, uint64_t now)
 		snprintf(stop, sizeof(stop), "%u", guests->stop_s);
 		argv[n++] = "--stop-timeout";
 		argv[n++] = stop;
+	}
+	if (CONFIG_API && !guest->own_api) {
+		snprintf(api, sizeof(api), "/run/vinit/%s.sock", guest->name);
+		argv[n++] = "--api-sock";
+		argv[n++] = api;
 	}
 	/*
 	 * One process reads the console: a second guest, or one that comes while a shell has it,

@@ -26,6 +26,7 @@ struct guest {
 	char *file;
 	struct policy policy;
 	struct policy_history history;
+	bool own_api;	  /* its file says where the API's socket is */
 	bool own_console; /* its file says where the console goes, and that is not stdio */
 	int stop_s;	  /* what its file gives it to power off; -1: nothing, the machine's holds */
 	enum guest_state state;
