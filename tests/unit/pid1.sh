@@ -537,9 +537,9 @@ case_fake_consoles() {
 	END
 	for name in -e 'a b' web+1; do guest "$name" </dev/null; done
 	boot && seen 60 'guest c: started'
-	seen 60 '^--config /etc/vinit/guests.d/a.conf --name a --supervised --stop-timeout 30 \(fake run\)'
-	seen 60 '^--config /etc/vinit/guests.d/b.conf --name b --supervised --stop-timeout 30 --console stdio \(fake run\)'
-	seen 60 '^--config /etc/vinit/guests.d/c.conf --name c --supervised --console file=/run/vinit/c.console \(fake run\)'
+	seen 60 '^--config /etc/vinit/guests.d/a.conf --name a --supervised --stop-timeout 30 --api-sock /run/vinit/a.sock \(fake run\)'
+	seen 60 '^--config /etc/vinit/guests.d/b.conf --name b --supervised --stop-timeout 30 --api-sock /run/vinit/b.sock --console stdio \(fake run\)'
+	seen 60 '^--config /etc/vinit/guests.d/c.conf --name c --supervised --api-sock /run/vinit/c.sock --console file=/run/vinit/c.console \(fake run\)'
 	for name in -e 'a b' 'web\+1'; do has "guests.d/$name.conf: left out: a guest's name has 1 to 63 letters"; done
 	is "$(grep -c 'guest [^ ]*: started' "$log")" 3 "guests started"
 	hasnt 'guest d'

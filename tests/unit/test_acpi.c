@@ -64,6 +64,9 @@ struct device {
 	uint8_t irq_flags;
 	uint32_t mem_base, mem_size;
 	uint16_t port, port_len;
+	char cid[16], ddn[16];
+	uint64_t addr[2];
+	unsigned int nr_addr;
 };
 
 struct dsdt {
@@ -215,24 +218,29 @@ static void eisa(uint32_t number, char hid[9])
 		 (char)('@' + (v >> 16 & 31)), v & 0xffff);
 }
 
+/* A package of numbers, of which the first @max are kept. */
+static bool numbers(const struct value *v, uint64_t *number, unsigned int *nr, unsigned int max)
+{
+	const uint8_t *p = v->bytes;
+
+	if (v->type != PACKAGE)
+		return false;
+	*nr = *p++;
+	for (unsigned int i = 0; i < *nr && i < max; i++) {
+		struct value e;
+
+		p = value(p, v->bytes + v->len, &e);
+		if (!p)
+			return false;
+		number[i] = e.number;
+	}
+	return p == v->bytes + v->len;
+}
+
 static bool name(struct dsdt *t, struct device *d, const uint8_t *seg, const struct value *v)
 {
-	if (!d) {
-		const uint8_t *p = v->bytes;
-
-		if (memcmp(seg, "_S5_", 4) || v->type != PACKAGE)
-			return false;
-		t->nr_s5 = *p++;
-		for (unsigned int i = 0; i < t->nr_s5 && i < 4; i++) {
-			struct value e;
-
-			p = value(p, v->bytes + v->len, &e);
-			if (!p)
-				return false;
-			t->s5[i] = e.number;
-		}
-		return p == v->bytes + v->len;
-	}
+	if (!d)
+		return !memcmp(seg, "_S5_", 4) && numbers(v, t->s5, &t->nr_s5, 4);
 	if (!memcmp(seg, "_HID", 4)) {
 		if (v->type == STRING)
 			snprintf(d->hid, sizeof(d->hid), "%.*s", (int)v->len,
@@ -246,6 +254,12 @@ static bool name(struct dsdt *t, struct device *d, const uint8_t *seg, const str
 		d->cca = v->number;
 	} else if (!memcmp(seg, "_STA", 4)) {
 		d->sta = v->number;
+	} else if (!memcmp(seg, "_CID", 4) && v->type == STRING) {
+		snprintf(d->cid, sizeof(d->cid), "%.*s", (int)v->len, (const char *)v->bytes);
+	} else if (!memcmp(seg, "_DDN", 4) && v->type == STRING) {
+		snprintf(d->ddn, sizeof(d->ddn), "%.*s", (int)v->len, (const char *)v->bytes);
+	} else if (!memcmp(seg, "ADDR", 4)) {
+		return numbers(v, d->addr, &d->nr_addr, 2);
 	} else if (!memcmp(seg, "_CRS", 4)) {
 		return v->type == BUFFER && resources(v->bytes, v->len, d);
 	} else {
@@ -336,11 +350,15 @@ static const struct device *find(const struct dsdt *t, const char *hid)
 static void check_dsdt(const uint8_t *table, size_t len, unsigned int nr_vcpus,
 		       unsigned int nr_virtio)
 {
-	/* _EVT (Arg0), serialized: Store (EVTS, Local0); If (And (Local0, 1)) { Notify (PWRB, 0x80)
-	 * } */
+	/*
+	 * _EVT (Arg0), serialized: Store (EVTS, Local0); If (And (Local0, 1)) { Notify (PWRB, 0x80) }
+	 * If (And (Local0, 2)) { Notify (VGEN, 0x80) }
+	 */
 	static const uint8_t evt[] = {'_',  'E',  'V',	'T',  0x09, 0x70, 'E',	'V',
 				      'T',  'S',  0x60, 0xa0, 0x0c, 0x7b, 0x60, 0x01,
-				      0x00, 0x86, 'P',	'W',  'R',  'B',  0x0a, 0x80};
+				      0x00, 0x86, 'P',	'W',  'R',  'B',  0x0a, 0x80,
+				      0xa0, 0x0d, 0x7b, 0x60, 0x0a, 0x02, 0x00, 0x86,
+				      'V',  'G',  'E',	'N',  0x0a, 0x80};
 	struct dsdt *t = calloc(1, sizeof(*t));
 	unsigned int cpus = 0, virtio = 0;
 	const struct device *d;
@@ -350,7 +368,7 @@ static void check_dsdt(const uint8_t *table, size_t len, unsigned int nr_vcpus,
 	CHECK(terms(t, NULL, table + 36, table + len));
 	CHECK_EQ(t->nr_s5, 4);
 	CHECK_EQ(t->s5[0], LAYOUT_SLEEP_TYPE);
-	CHECK_EQ(t->nr, nr_vcpus + nr_virtio + 5);
+	CHECK_EQ(t->nr, nr_vcpus + nr_virtio + 6);
 	for (unsigned int i = 0; i < t->nr; i++) {
 		d = &t->device[i];
 		for (unsigned int j = 0; j < i; j++)
@@ -386,6 +404,13 @@ static void check_dsdt(const uint8_t *table, size_t len, unsigned int nr_vcpus,
 	CHECK(d && d->port == LAYOUT_PVPANIC && d->port_len == 1 && d->sta == 0xf);
 	d = find(t, "PNP0C0C");
 	CHECK(d && !strcmp(d->seg, "PWRB") && !d->has_crs);
+	d = find(t, "VINT0001");
+	CHECK(d && !strcmp(d->seg, "VGEN") && !d->has_crs && !strcmp(d->cid, "VM_Gen_Counter") &&
+	      !strcmp(d->ddn, "VM_Gen_Counter"));
+	CHECK(d && d->nr_addr == 2 && d->addr[0] == LAYOUT_VMGENID && d->addr[1] == 0);
+	/* No table and no entry code lies there. */
+	CHECK(LAYOUT_VMGENID % 8 == 0 && LAYOUT_VMGENID >= LAYOUT_ACPI_END &&
+	      LAYOUT_VMGENID + LAYOUT_VMGENID_SIZE <= LAYOUT_BIOS_ENTRY);
 	d = find(t, "ACPI0013");
 	CHECK(d && d->has_uid && d->nr_irq == 1 && d->gsi == 9 && d->irq_flags == 0x03);
 	CHECK_EQ(t->region_space, 1);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -174,6 +175,7 @@ static int host_fcntl(int fd, int cmd, ...)
 #undef fcntl
 
 #include "tests/unit/driver.h"
+#include "tests/unit/snapshot.h"
 #include "tests/unit/test.h"
 
 #define SIZE	(8u << 20)
@@ -1145,6 +1147,281 @@ static void test_many(void)
 	}
 }
 
+/* --- pauses and snapshots ---------------------------------------------------------------------- */
+
+#define LONG (20u << 20) /* more than one call takes, of buffers that are the same memory */
+
+/* Makes a request of LONG bytes available; the pattern of its 1 MiB is written 20 times. */
+static void add_long(struct driver *d, uint32_t type)
+{
+	struct driver_buf buf[22] = { OUT(HDR, 16) };
+
+	for (unsigned int i = 0; i < 20; i++)
+		buf[1 + i] = (struct driver_buf)OUT(DATA, 1u << 20);
+	buf[21] = (struct driver_buf)IN(STATUS, 1);
+	set_header(d, type, 0);
+	driver_add(d, 0, buf, 22);
+}
+
+/* A pause in the middle of a long request: nobody sees an error, and it is done once. */
+static void test_pause_in_long_request(void)
+{
+	struct driver d;
+	uint32_t head, used;
+
+	make_image(LONG);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	fill(&d, DATA, 1u << 20, 9);
+	host.delay_ms = 100;
+	host.short_max = 8u << 20;
+	add_long(&d, VIRTIO_BLK_T_OUT);
+	driver_kick(&d, 0);
+	wait_in_pwritev();
+	virtio_mmio_pause(&d.mmio);
+	CHECK_EQ(host.in_pwritev, 0);
+	CHECK_EQ(host.vectors, 2); /* 16 MiB, then it was given back */
+	CHECK_EQ(d.dev->vq[0].in_flight, 0);
+	CHECK_EQ(d.dev->vq[0].last_avail, 0);
+	CHECK(!driver_used(&d, 0, 0, &head, &used));
+	CHECK(!driver_needs_reset(&d));
+	nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+	CHECK_EQ(host.vectors, 2);
+	host.delay_ms = 0;
+	virtio_mmio_resume(&d.mmio);
+	CHECK(driver_used(&d, 0, 5000, &head, &used));
+	CHECK_EQ(*driver_ptr(&d, STATUS), VIRTIO_BLK_S_OK);
+	CHECK(!driver_used(&d, 0, 20, &head, &used));
+	for (unsigned int i = 0; i < 20; i++)
+		CHECK(file_is((uint64_t)i << 20, driver_ptr(&d, DATA), 1u << 20));
+	/* One that is shorter is finished, however slow. */
+	host.delay_ms = 100;
+	set_header(&d, VIRTIO_BLK_T_OUT, 8);
+	driver_add(&d, 0, (struct driver_buf[]){ OUT(HDR, 16), OUT(DATA, 512), IN(STATUS, 1) }, 3);
+	driver_kick(&d, 0);
+	wait_in_pwritev();
+	virtio_mmio_pause(&d.mmio);
+	CHECK(driver_used(&d, 0, 0, &head, &used));
+	CHECK(driver_irqs(&d, 0) > 0);
+	virtio_mmio_resume(&d.mmio);
+	stop(&d);
+}
+
+/* Zeros that have to be written one by one. */
+static void test_pause_in_zeroes(void)
+{
+	struct virtio_blk_discard_write_zeroes range = { 0, htole32(LONG / 512), 0 };
+	unsigned int given_back = 0;
+	bool early;
+	uint32_t head, used;
+	struct driver d;
+
+	make_image(LONG);
+	CHECK(start(&d, false, false, true, F_DISCARD));
+	memcpy(driver_ptr(&d, RANGES), &range, sizeof(range));
+	for (unsigned int i = 0; i < 20; i++) {
+		host.fallocate_errno = EOPNOTSUPP;
+		set_header(&d, VIRTIO_BLK_T_WRITE_ZEROES, 0);
+		driver_add(&d, 0, (struct driver_buf[]){ OUT(HDR, 16), OUT(RANGES, sizeof(range)),
+							 IN(STATUS, 1) }, 3);
+		host.writes = 0;
+		driver_kick(&d, 0);
+		while (!host.writes)
+			sched_yield();
+		virtio_mmio_pause(&d.mmio);
+		CHECK_EQ(d.dev->vq[0].in_flight, 0);
+		early = driver_used(&d, 0, 0, &head, &used);
+		virtio_mmio_resume(&d.mmio);
+		if (early)
+			continue; /* it was faster than the pause */
+		given_back++;
+		CHECK(driver_used(&d, 0, 5000, &head, &used));
+		CHECK(host.writes > (int)(LONG / BUF_SIZE)); /* begun anew */
+		CHECK_EQ(*driver_ptr(&d, STATUS), VIRTIO_BLK_S_OK);
+	}
+	CHECK(given_back > 0);
+	CHECK(zeros(0, LONG));
+	stop(&d);
+}
+
+/* Puts @nr reads of one sector each there, from @first on. */
+static void add_reads(struct driver *d, unsigned int nr, unsigned int first)
+{
+	for (unsigned int i = 0; i < nr; i++) {
+		struct virtio_blk_outhdr hdr = { htole32(VIRTIO_BLK_T_IN), 0,
+						 htole64((first + i) % SECTORS) };
+
+		memcpy(driver_ptr(d, RANGES + i * 16), &hdr, 16);
+		memset(driver_ptr(d, DATA + i * 512), 0, 512);
+		*driver_ptr(d, STATUS + i) = 0xee;
+		driver_add(d, 0, (struct driver_buf[]){ OUT(RANGES + i * 16, 16),
+							IN(DATA + i * 512, 512), IN(STATUS + i, 1) }, 3);
+	}
+}
+
+/* Each of them comes once, with the right data. */
+static void take_reads(struct driver *d, unsigned int nr, unsigned int first)
+{
+	uint32_t head, used;
+
+	for (unsigned int i = 0; i < nr; i++) {
+		CHECK(driver_used(d, 0, 5000, &head, &used));
+		CHECK_EQ(used, 513);
+	}
+	CHECK(!driver_used(d, 0, 0, &head, &used));
+	for (unsigned int i = 0; i < nr; i++) {
+		CHECK_EQ(*driver_ptr(d, STATUS + i), VIRTIO_BLK_S_OK);
+		CHECK(is_pattern(d, DATA + i * 512, (uint64_t)(first + i) % SECTORS * 512, 512));
+	}
+}
+
+static void test_pause_under_load(void)
+{
+	uint64_t features[] = { F_WRITE, F_WRITE | F(VIRTIO_RING_F_EVENT_IDX) };
+	struct driver d;
+
+	for (unsigned int e = 0; e < 2; e++) {
+		make_image(SIZE);
+		CHECK(start(&d, false, false, false, features[e]));
+		for (unsigned int i = 0; i < 500; i++) {
+			add_reads(&d, 24, i * 24);
+			driver_kick(&d, 0);
+			for (unsigned int n = 0; n <= i % 3; n++) {
+				virtio_mmio_pause(&d.mmio);
+				CHECK_EQ(d.dev->vq[0].in_flight, 0);
+				virtio_mmio_resume(&d.mmio);
+			}
+			take_reads(&d, 24, i * 24);
+		}
+		stop(&d);
+	}
+}
+
+/* Ends @d's device and machine, but for the RAM, which snapshot_move() takes. */
+static void end_device(struct driver *d)
+{
+	struct virtio_dev *dev = d->dev;
+
+	virtio_mmio_fini(&d->mmio);
+	dev->ops->destroy(dev);
+	close(d->irq.fd);
+}
+
+/* From one machine to the next and back, with requests half done each time. */
+static void test_snapshot_under_load(void)
+{
+	struct snapshot snap;
+	struct driver m[2];
+	struct virtio_dev *dev;
+
+	make_image(SIZE);
+	CHECK(start(&m[0], false, false, false, F_WRITE | F(VIRTIO_RING_F_EVENT_IDX)));
+	for (unsigned int i = 0; i < 50; i++) {
+		struct driver *old = &m[i % 2], *new = &m[(i + 1) % 2];
+
+		add_reads(old, 32, i * 32);
+		driver_kick(old, 0);
+		if (i % 4 > 1)
+			nanosleep(&(struct timespec){ .tv_nsec = i * 2000 }, NULL);
+		virtio_mmio_pause(&old->mmio);
+		snapshot_save(&snap, &old->mmio);
+		CHECK_EQ(snap.err, 0);
+		end_device(old);
+		CHECK_EQ(open_disk(&dev, false, false, false), 0);
+		CHECK_EQ(snapshot_move(new, dev, old, &snap), 0);
+		free(old->ram);
+		virtio_mmio_resume(&new->mmio);
+		CHECK_EQ(driver_irqs(new, 0) > 0, 1);
+		take_reads(new, 32, i * 32);
+	}
+	stop(&m[0]);
+}
+
+static void test_snapshot_of_another_disk(void)
+{
+	struct snapshot snap, bent;
+	struct virtio_dev *dev;
+	struct driver d, e;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	virtio_mmio_pause(&d.mmio);
+	snapshot_save(&snap, &d.mmio);
+	end_device(&d);
+	make_image(SIZE + 4096);
+	CHECK_EQ(open_disk(&dev, false, false, false), 0);
+	CHECK_EQ(snapshot_move(&e, dev, &d, &snap), -EBADMSG);
+	CHECK(strstr(log_text(log_fd), "it has 16392 sectors, blocks of 512 bytes; the guest knows 16384"));
+	stop(&e);
+	make_image(SIZE);
+	CHECK_EQ(open_disk(&dev, true, false, false), 0);
+	CHECK_EQ(snapshot_move(&e, dev, &d, &snap), -EBADMSG);
+	CHECK(strstr(log_text(log_fd), "readonly"));
+	stop(&e);
+
+	/* What the file says last is the disk's: every byte of it, and every end. */
+	for (size_t at = snap.len - 50; at < snap.len; at++) {
+		for (unsigned int cut = 0; cut < 2; cut++) {
+			bent = snap;
+			bent.p[at] ^= 0x5a;
+			if (cut)
+				bent.len = at;
+			CHECK_EQ(open_disk(&dev, false, false, false), 0);
+			if (!snapshot_move(&e, dev, &d, &bent)) {
+				CHECK(!cut && at < snap.len - 13);
+				virtio_mmio_resume(&e.mmio);
+			}
+			stop(&e);
+		}
+	}
+	free(d.ram);
+}
+
+static void test_replace(void)
+{
+	char why[LOG_SENTENCE], other[PATH_MAX + 8];
+	struct virtio_dev *dev;
+	struct driver d;
+	uint32_t used;
+	int fd;
+
+	snprintf(other, sizeof(other), "%s.2", path);
+	make_image(SIZE);
+	fd = open(other, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	CHECK_EQ(ftruncate(fd, SIZE), 0);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	CHECK_STR(blk_id(d.dev), "disk-7");
+	CHECK_STR(blk_path(d.dev), path);
+	CHECK_EQ(blk_replace(d.dev, other, why), -EBUSY);
+	CHECK(strstr(why, "must be paused"));
+	virtio_mmio_pause(&d.mmio);
+	CHECK_EQ(blk_replace(d.dev, "/nowhere/at/all", why), -ENOENT);
+	CHECK(strstr(why, "/nowhere/at/all") && strstr(why, "ENOENT"));
+	CHECK_EQ(blk_replace(d.dev, dir, why), -EISDIR);
+	CHECK_EQ(blk_replace(d.dev, path, why), -EBUSY); /* it has it already */
+	CHECK_EQ(ftruncate(fd, SIZE - 4096), 0);
+	CHECK_EQ(blk_replace(d.dev, other, why), -EINVAL);
+	CHECK(strstr(why, "16376 sectors") && strstr(why, "16384"));
+	CHECK_STR(blk_path(d.dev), path);
+	CHECK_EQ(ftruncate(fd, SIZE), 0);
+	virtio_mmio_resume(&d.mmio);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 5, DATA, 512, true, &used), VIRTIO_BLK_S_OK);
+	CHECK(is_pattern(&d, DATA, 5 * 512, 512));
+	virtio_mmio_pause(&d.mmio);
+	CHECK_EQ(blk_replace(d.dev, other, why), 0);
+	CHECK_STR(blk_path(d.dev), other);
+	CHECK_EQ(open_disk(&dev, false, false, false), 0); /* the old one is free */
+	dev->ops->destroy(dev);
+	virtio_mmio_resume(&d.mmio);
+	memset(driver_ptr(&d, DATA), 0xff, 512);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 5, DATA, 512, true, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(*driver_ptr(&d, DATA), 0);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_OUT, 6, DATA + 512, 512, false, &used), VIRTIO_BLK_S_OK);
+	CHECK(untouched(0, SIZE));
+	stop(&d);
+	close(fd);
+	unlink(other);
+}
+
 int main(void)
 {
 	if (!mkdtemp(dir))
@@ -1172,6 +1449,12 @@ int main(void)
 	RUN(test_reset_loop);
 	RUN(test_reattach);
 	RUN(test_many);
+	RUN(test_pause_in_long_request);
+	RUN(test_pause_in_zeroes);
+	RUN(test_pause_under_load);
+	RUN(test_snapshot_under_load);
+	RUN(test_snapshot_of_another_disk);
+	RUN(test_replace);
 
 	close(image);
 	unlink(path);

@@ -192,12 +192,14 @@ static struct image *pe_make(void)
 	return image;
 }
 
+static uint64_t keep; /* at RAM's end */
+
 /* Loads @kernel with an initrd of @initrd bytes unless 0. */
 static int load_full(struct memory *mem, const void *kernel, size_t size, uint64_t initrd,
 		     size_t fdt_max, struct boot_placement *at)
 {
 	struct tmpfile k = file_make(kernel, size), i = { .fd = -1 };
-	struct boot_files files = { .kernel = k.path };
+	struct boot_files files = { .kernel = k.path, .reserved = keep };
 	int err;
 
 	if (initrd) {
@@ -740,6 +742,30 @@ static void initrd_bounds(void)
 	memory_fini(&mem);
 }
 
+/* What is kept free at RAM's end: nothing is put there, and it counts in what is missing. */
+static void reserved(void)
+{
+	struct boot_placement at;
+	struct memory mem;
+
+	keep = UNIT;
+	ram_make(&mem, 16 * MIB);
+	CHECK_EQ(load_full(&mem, image_make(), IMAGE_FILE, 5000, FDT, &at), 0);
+	CHECK_EQ(at.initrd, RAM + 16 * MIB - 2 * UNIT);
+	memory_fini(&mem);
+	/* Kernel, device tree and initrd take all but one unit; then one more. */
+	ram_make(&mem, 16 * MIB);
+	CHECK_EQ(load_full(&mem, image_make(), IMAGE_FILE, 13 * MIB - 2 * UNIT, FDT, &at), 0);
+	CHECK_EQ(at.initrd + at.initrd_size, RAM + 16 * MIB - UNIT);
+	memory_fini(&mem);
+	ram_make(&mem, 16 * MIB);
+	CHECK_EQ(load_full(&mem, image_make(), IMAGE_FILE, 13 * MIB - UNIT, FDT, &at), -ENOSPC);
+	CHECK(strstr(log_end(), "RAM ends at 0x40ff0000"));
+	CHECK(strstr(log_end(), "give the guest 18 MiB or more"));
+	memory_fini(&mem);
+	keep = 0;
+}
+
 /* The bytes of kernel and initrd arrive, whatever pieces pread() gives them in. */
 static void content(void)
 {
@@ -1069,6 +1095,7 @@ int main(void)
 	RUN(old_kernels);
 	RUN(fdt_places);
 	RUN(initrd_bounds);
+	RUN(reserved);
 	RUN(content);
 	RUN(gzip_damage);
 	RUN(bad_files);

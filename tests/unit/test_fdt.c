@@ -405,7 +405,11 @@ static void machine_v3(void)
 	IS_STRING("/aliases:serial0", "/serial@9000000");
 
 	IS_STRING("/memory@40000000:device_type", "memory");
-	IS_CELLS("/memory@40000000:reg", 0, 0x40000000, 1, 0x80000000);
+	IS_CELLS("/memory@40000000:reg", 0, 0x40000000, 1, 0x7fff0000);
+	/* The generation ID: RAM's last 64 KiB are not told as memory, and begin with it. */
+	IS_STRING("/rng@1bfff0000:compatible", "microsoft,vmgenid");
+	IS_CELLS("/rng@1bfff0000:reg", 1, 0xbfff0000, 0, 16);
+	IS_CELLS("/rng@1bfff0000:interrupts", 0, 4, 1);
 
 	IS_CELLS("/cpus:#address-cells", 2);
 	IS_CELLS("/cpus:#size-cells", 0);
@@ -516,7 +520,7 @@ static void interrupts_agree(void)
 		CHECK_EQ(arch_irq_number(spi), 1u << 24 | (spi + 32));
 		nr++;
 	}
-	CHECK_EQ(nr, 3 + ARCH_MAX_VIRTIO);
+	CHECK_EQ(nr, 4 + ARCH_MAX_VIRTIO);
 	for (unsigned int i = 0; i < ARCH_MAX_VIRTIO; i++) {
 		struct arch_slot slot;
 		char path[64];
@@ -552,8 +556,8 @@ static void regions_apart(void)
 			nr++;
 		}
 	}
-	/* RAM, two of the GIC, UART, clock, GPIO, pvpanic. */
-	CHECK_EQ(nr, 1 + 2 + 4 + ARCH_MAX_VIRTIO);
+	/* RAM, generation ID, two of the GIC, UART, clock, GPIO, pvpanic. */
+	CHECK_EQ(nr, 2 + 2 + 4 + ARCH_MAX_VIRTIO);
 	for (unsigned int i = 0; i < nr; i++) {
 		for (unsigned int j = 0; j < i; j++)
 			CHECK(region[i].base + region[i].size <= region[j].base ||
@@ -590,8 +594,8 @@ static void every_machine(void)
 					continue;
 				c.initrd_size = virtio % 2 ? 0 : 0x1000;
 				build(&c);
-				/* Root, 14 fixed ones, a CPU each, a device each. */
-				CHECK_EQ(tree.nodes, 15 + cpus + virtio);
+				/* Root, 15 fixed ones, a CPU each, a device each. */
+				CHECK_EQ(tree.nodes, 16 + cpus + virtio);
 				save(gic, cpus, virtio);
 			}
 		}

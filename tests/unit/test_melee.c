@@ -2,8 +2,9 @@
 /*
  * Several threads, as vCPUs are, against all devices at once, with the event loop and the disks'
  * own threads beside them: registers, rings, descriptors, kicks and resets at random, none waiting
- * for another. Nothing may crash, hang, leave guest RAM or touch it after a reset; at the end every
- * device works. Built with -fsanitize=thread it also shows what lacks a lock (guest RAM is declared
+ * for another; now and then all of them pause, and the devices are paused, saved and resumed. Nothing
+ * may crash, hang, leave guest RAM or touch it after a reset or in a pause; at the end every device
+ * works. Built with -fsanitize=thread it also shows what lacks a lock (guest RAM is declared
  * racy, which it is by nature).
  */
 #include <errno.h>
@@ -11,7 +12,9 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
@@ -29,6 +32,7 @@
 #include "vm/kvm.h"
 #include "vm/log.h"
 #include "vm/memory.h"
+#include "vm/state_writer.h"
 
 #define DEVS	 6
 #define THREADS	 3
@@ -82,6 +86,7 @@ static struct virtio_dev *dev[DEVS];
 static struct virtio_mmio mmio[DEVS];
 static atomic_bool stop;
 static atomic_ulong rounds;
+static pthread_rwlock_t vcpus = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP; /* who writes has paused them */
 static char image[3][32];
 
 #ifdef __SANITIZE_THREAD__
@@ -253,6 +258,7 @@ static void *vcpu(void *arg)
 	while (!atomic_load(&stop)) {
 		unsigned int d = rnd(s) % DEVS, q = rnd(s) % 4 ? 0 : 1;
 
+		pthread_rwlock_rdlock(&vcpus);
 		switch (rnd(s) % 64) {
 		case 0:
 			write32(d, VIRTIO_MMIO_STATUS, 0);
@@ -280,9 +286,49 @@ static void *vcpu(void *arg)
 			write32(d, VIRTIO_MMIO_QUEUE_NOTIFY, rnd(s) % 64 ? q ^ (d == 0) : rnd(s));
 			break;
 		}
+		pthread_rwlock_unlock(&vcpus);
 		atomic_fetch_add(&rounds, 1);
 	}
 	return NULL;
+}
+
+/* With RAM as it was for as long as it takes to look, and nothing in any device's hands. */
+static void pause_all(uint8_t *copy)
+{
+	const uint8_t *ram = mem.region[0].hva;
+	struct state_writer w;
+
+	pthread_rwlock_wrlock(&vcpus);
+	for (unsigned int i = 0; i < DEVS; i++)
+		virtio_mmio_pause(&mmio[i]);
+	if (copy)
+		memcpy(copy, ram, RAM_SIZE);
+	state_writer_init(&w, "test");
+	for (unsigned int i = 0; i < DEVS; i++)
+		virtio_mmio_save(&mmio[i], &w, i);
+	CHECK(!w.err);
+	state_writer_fini(&w);
+	if (copy)
+		CHECK(!memcmp(copy, ram, RAM_SIZE));
+	for (unsigned int i = 0; i < DEVS; i++)
+		virtio_mmio_resume(&mmio[i]);
+	pthread_rwlock_unlock(&vcpus);
+}
+
+/* For @seconds. How many pauses there were. */
+static unsigned int pause_often(unsigned int seconds)
+{
+	uint8_t *copy = malloc(RAM_SIZE);
+	time_t end = time(NULL) + seconds + 1;
+	unsigned int n = 0;
+
+	RACY(copy, RAM_SIZE);
+	for (; time(NULL) < end; n++) {
+		pause_all(n % 50 ? NULL : copy);
+		usleep(n % 4 * 700);
+	}
+	free(copy);
+	return n;
 }
 
 static void *run_loop(void *arg)
@@ -349,7 +395,7 @@ static void test_melee(void)
 {
 	const char *seconds = getenv("MELEE_SECONDS");
 	pthread_t thread[THREADS], event;
-	unsigned int good = 0;
+	unsigned int good = 0, pauses;
 
 	for (unsigned int i = 0; i < 3; i++) {
 		int fd;
@@ -370,7 +416,7 @@ static void test_melee(void)
 	pthread_create(&event, NULL, run_loop, NULL);
 	for (uintptr_t i = 0; i < THREADS; i++)
 		pthread_create(&thread[i], NULL, vcpu, (void *)i);
-	sleep(seconds ? (unsigned int)atoi(seconds) : 2);
+	pauses = pause_often(seconds ? (unsigned int)atoi(seconds) : 2);
 	atomic_store(&stop, true);
 	for (unsigned int i = 0; i < THREADS; i++)
 		pthread_join(thread[i], NULL);
@@ -378,7 +424,8 @@ static void test_melee(void)
 		good += still_works(i);
 	CHECK(good == DEVS);
 	CHECK(atomic_load(&rounds) > 100);
-	printf("%lu rounds, %u devices work\n", atomic_load(&rounds), good);
+	CHECK(pauses > 10);
+	printf("%lu rounds, %u pauses, %u devices work\n", atomic_load(&rounds), pauses, good);
 	event_loop_stop(&loop);
 	pthread_join(event, NULL);
 	for (unsigned int i = 0; i < DEVS; i++) {

@@ -7,6 +7,7 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -16,6 +17,7 @@
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_ring.h>
 #include "arch/arch.h"
+#include "tests/unit/snapshot.h"
 #include "tests/unit/test.h"
 #include "vm/irq.h"
 #include "vm/kvm.h"
@@ -84,6 +86,9 @@ struct fake {
 	unsigned int write_offset, write_len;
 	uint8_t write_data[8];
 	bool break_on_kick;
+	unsigned int paused, resumed, loaded;
+	int resume_ret;
+	uint32_t own; /* what only the device knows */
 };
 
 static struct fake *fake_of(struct virtio_dev *dev)
@@ -148,6 +153,45 @@ static const struct virtio_ops fake_ops_with_queue_reset = {
 	.kick = fake_kick,
 	.config_write = fake_config_write,
 	.queue_reset = fake_queue_reset,
+};
+
+static void fake_pause(struct virtio_dev *dev)
+{
+	CHECK(dev->paused && dev->active);
+	fake_of(dev)->paused++;
+}
+
+static int fake_resume(struct virtio_dev *dev)
+{
+	CHECK(!dev->paused && dev->active);
+	fake_of(dev)->resumed++;
+	return fake_of(dev)->resume_ret;
+}
+
+static void fake_save(struct virtio_dev *dev, struct state_writer *w)
+{
+	state_writer_u32(w, fake_of(dev)->own);
+}
+
+static void fake_load(struct virtio_dev *dev, struct state_section *s)
+{
+	fake_of(dev)->own = state_reader_u32(s);
+	fake_of(dev)->loaded++;
+	if (!s->err && fake_of(dev)->own == 13)
+		state_reader_bad(s, "13 can't be");
+}
+
+static const struct virtio_ops fake_ops_with_state = {
+	.name = "fake",
+	.activate = fake_activate,
+	.reset = fake_reset,
+	.kick = fake_kick,
+	.config_write = fake_config_write,
+	.queue_reset = fake_queue_reset,
+	.pause = fake_pause,
+	.resume = fake_resume,
+	.save = fake_save,
+	.load = fake_load,
 };
 
 #define FAKE_ID	      0x2a
@@ -1624,9 +1668,412 @@ static void storm(void)
 	fake_free(f);
 }
 
+/*
+ * --- pauses and snapshots ----------------------------------------------------------------------------
+ */
+
+static void pause_and_resume(void)
+{
+	struct fake *f = fake_new_on(&fake_ops_with_state, NULL);
+
+	/* Without a driver there is nothing to tell the device, and nobody to interrupt. */
+	virtio_mmio_pause(&f->mmio);
+	virtio_mmio_resume(&f->mmio);
+	CHECK_EQ(f->paused + f->resumed, 0);
+	CHECK_EQ(interrupts(f), 0);
+
+	start(f, VERSION_1);
+	for (unsigned int q = 0; q < NR_QUEUES; q++)
+		drained(f->mmio.kick_fd[q]);
+	virtio_mmio_pause(&f->mmio);
+	CHECK_EQ(f->paused, 1);
+	wr(f, VIRTIO_MMIO_QUEUE_NOTIFY, 1);
+	f->mmio.kick[1].fn(&f->mmio.kick[1], EPOLLIN);
+	CHECK_EQ(f->kicked[1], 0);
+	CHECK_EQ(drained(f->mmio.kick_fd[1]), 0);
+	interrupts(f);
+	virtio_mmio_resume(&f->mmio);
+	CHECK_EQ(f->resumed, 1);
+	CHECK_EQ(interrupts(f), 1);
+	for (unsigned int q = 0; q < NR_QUEUES; q++) {
+		CHECK_EQ(drained(f->mmio.kick_fd[q]), 1);
+		f->mmio.kick[q].fn(&f->mmio.kick[q], EPOLLIN);
+		CHECK_EQ(f->kicked[q], 1);
+	}
+
+	/* A device that can't go on. */
+	f->resume_ret = -EIO;
+	virtio_mmio_pause(&f->mmio);
+	virtio_mmio_resume(&f->mmio);
+	CHECK_EQ(status(f), RUNNING | NEEDS_RESET);
+	CHECK(!f->dev.active && !f->dev.vq[0].active);
+	CHECK_EQ(f->reset, 1);
+	/* And one that needs a reset already is left alone. */
+	set_status(f, 0);
+	f->resume_ret = 0;
+	start(f, VERSION_1);
+	virtio_broken(&f->dev, "test");
+	virtio_mmio_pause(&f->mmio);
+	virtio_mmio_resume(&f->mmio);
+	CHECK_EQ(f->paused, 3);
+	CHECK_EQ(f->resumed, 2);
+	fake_free(f);
+}
+
+/* The same RAM in another machine. */
+static struct fake *fake_clone(const struct fake *f, const struct virtio_ops *ops)
+{
+	struct fake *g = fake_new_on(ops, NULL);
+
+	memcpy(g->ram, f->ram, RAM_SIZE);
+	return g;
+}
+
+static void save_paused(struct fake *f, struct snapshot *snap)
+{
+	virtio_mmio_pause(&f->mmio);
+	snapshot_save(snap, &f->mmio);
+	CHECK_EQ(snap->err, 0);
+	virtio_mmio_resume(&f->mmio);
+}
+
+/* A device of every state that its driver can bring it to; the words of its page come back. */
+static void bring_to(struct fake *f, unsigned int state)
+{
+	switch (state) {
+	case 0:
+		return;
+	case 1:
+		set_status(f, ACK);
+		wr(f, VIRTIO_MMIO_QUEUE_SEL, 77);
+		want_features(f, ~0ULL);
+		return;
+	case 2:
+		negotiate(f, VERSION_1);
+		set_queue(f, 1);
+		wr(f, VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
+		return;
+	case 3:
+		set_status(f, ACK | DRIVER);
+		set_status(f, FAILED);
+		return;
+	case 4:
+		virtio_broken(&f->dev, "test");
+		return;
+	case 8:
+		f->activate_ret = -EIO;
+		negotiate(f, VERSION_1);
+		set_status(f, RUNNING);
+		return;
+	}
+	start(f, VERSION_1 | RING_RESET | (state & 1 ? RING_FEATURES : 0));
+	if (state == 6)
+		virtio_broken(&f->dev, "test");
+	if (state == 7) {
+		wr(f, VIRTIO_MMIO_QUEUE_SEL, 2);
+		wr(f, QUEUE_RESET, 1);
+	}
+	pthread_mutex_lock(&f->dev.lock);
+	virtio_config_change(&f->dev, 3, "xyz", 3);
+	pthread_mutex_unlock(&f->dev.lock);
+	f->dev.vq[0].last_avail = 0xfffe;
+	f->dev.vq[0].next_used = 0xfffd;
+	f->dev.vq[0].signalled = 0x1234;
+	f->dev.vq[0].signalled_valid = f->dev.vq[0].pushed = true;
+}
+
+#define NR_STATES 9
+
+static void same_queue(const struct fake *f, const struct fake *g, unsigned int i)
+{
+	const struct queue *a = &f->dev.vq[i], *b = &g->dev.vq[i];
+
+	CHECK_EQ(a->num, b->num);
+	CHECK_EQ(a->ready, b->ready);
+	CHECK_EQ(a->desc_gpa, b->desc_gpa);
+	CHECK_EQ(a->avail_gpa, b->avail_gpa);
+	CHECK_EQ(a->used_gpa, b->used_gpa);
+	CHECK_EQ(a->active, b->active);
+	CHECK_EQ(a->broken, b->broken);
+	CHECK_EQ(a->event_idx, b->event_idx);
+	CHECK_EQ(a->indirect, b->indirect);
+	CHECK_EQ(a->last_avail, b->last_avail);
+	CHECK_EQ(a->next_used, b->next_used);
+	CHECK_EQ(a->signalled, b->signalled);
+	CHECK_EQ(a->signalled_valid, b->signalled_valid);
+	CHECK_EQ(a->pushed, b->pushed);
+	if (a->active)
+		CHECK_EQ((uint8_t *)a->used - f->ram, (uint8_t *)b->used - g->ram);
+}
+
+static void state_comes_back(void)
+{
+	struct snapshot snap, again;
+
+	for (unsigned int i = 0; i < NR_STATES; i++) {
+		struct fake *f = fake_new_on(&fake_ops_with_state, NULL), *g;
+
+		f->own = 0xabcd0000 + i;
+		bring_to(f, i);
+		save_paused(f, &snap);
+		memset(f->ram + 0x100, 0x77, 0x300); /* rings as they may be in the middle of work */
+		g = fake_clone(f, &fake_ops_with_state);
+		memcpy(g->dev.config, f->dev.config, CONFIG_LEN);
+		CHECK_EQ(snapshot_load(&snap, &g->mmio), 0);
+		CHECK(g->dev.paused);
+		CHECK(!memcmp(f->mmio.reg, g->mmio.reg, sizeof(f->mmio.reg)));
+		CHECK(!memcmp(f->ram, g->ram, RAM_SIZE));
+		CHECK_EQ(f->dev.acked, g->dev.acked);
+		CHECK_EQ(f->dev.active, g->dev.active);
+		CHECK_EQ(f->own, g->own);
+		for (unsigned int q = 0; q < NR_QUEUES; q++)
+			same_queue(f, g, q);
+		CHECK_EQ(g->activated + g->resumed + g->reset, 0);
+		snapshot_save(&again, &g->mmio);
+		CHECK_EQ(snap.len, again.len);
+		CHECK(!memcmp(snap.p, again.p, snap.len));
+		CHECK_EQ(interrupts(g), 0);
+		virtio_mmio_resume(&g->mmio);
+		CHECK_EQ(interrupts(g), status(f) & DRIVER_OK ? 1 : 0);
+		CHECK_EQ(g->resumed, f->dev.active && !(status(f) & NEEDS_RESET));
+		/* And all is forgotten at a reset, as ever. */
+		set_status(g, 0);
+		start(g, VERSION_1);
+		fake_free(g);
+		fake_free(f);
+	}
+}
+
+/* The bytes of docs/snapshot.md. */
+static void state_layout(void)
+{
+	struct fake *f = fake_new_on(&fake_ops_with_state, NULL);
+	struct snapshot snap;
+	const size_t queues = 4 + 8 + 4 + CONFIG_LEN + 4 + 4 * 4 + 8 + 8 + 4 * 4 + 1;
+
+	f->own = 0x89abcdef;
+	start(f, VERSION_1);
+	f->dev.vq[2].last_avail = 0x1234;
+	save_paused(f, &snap);
+	CHECK_EQ(snap.len, queues + NR_QUEUES * 37 + 4);
+	CHECK_EQ(state_file_load(snap.p, 4), FAKE_ID);
+	CHECK_EQ(state_file_load(snap.p + 4, 8), OFFERED | RING_RESET);
+	CHECK_EQ(state_file_load(snap.p + 12, 4), CONFIG_LEN);
+	CHECK_EQ(snap.p[16], 0xc0);
+	CHECK_EQ(state_file_load(snap.p + 16 + CONFIG_LEN, 4), NR_QUEUES);
+	CHECK_EQ(state_file_load(snap.p + queues - 9 - 8, 4), RUNNING);
+	CHECK_EQ(snap.p[queues - 1], 1);
+	CHECK_EQ(state_file_load(snap.p + queues + 2 * 37, 2), 8);
+	CHECK_EQ(state_file_load(snap.p + queues + 2 * 37 + 3, 8), ring_gpa(2));
+	CHECK_EQ(state_file_load(snap.p + queues + 2 * 37 + 29, 2), 0x1234);
+	CHECK_EQ(state_file_load(snap.p + queues + 3 * 37, 4), 0x89abcdef);
+	fake_free(f);
+}
+
+static void requests_in_hand_are_not_saved(void)
+{
+	struct fake *f = fake_new_on(&fake_ops_with_state, NULL);
+	struct snapshot snap;
+
+	start(f, VERSION_1);
+	virtio_mmio_pause(&f->mmio);
+	f->dev.vq[1].in_flight = 1;
+	snapshot_save(&snap, &f->mmio);
+	CHECK_EQ(snap.err, -EBUSY);
+	/* What a broken device never gives back is in nobody's way. */
+	virtio_broken(&f->dev, "test");
+	snapshot_save(&snap, &f->mmio);
+	CHECK_EQ(snap.err, 0);
+	fake_free(f);
+}
+
+/* What a device that was just loaded does under a driver that goes on. */
+static void drive(struct fake *g)
+{
+	struct queue_chain chain;
+
+	virtio_mmio_resume(&g->mmio);
+	for (unsigned int q = 0; q < NR_QUEUES; q++) {
+		g->mmio.kick[q].fn(&g->mmio.kick[q], EPOLLIN);
+		for (unsigned int n = 0; n < 20 && queue_pop(&g->dev.vq[q], &chain) > 0; n++)
+			queue_push(&g->dev.vq[q], chain.head, 1);
+		virtio_signal(&g->dev, q);
+		queue_enable_kicks(&g->dev.vq[q]);
+		wr(g, VIRTIO_MMIO_QUEUE_SEL, q);
+		rd(g, VIRTIO_MMIO_QUEUE_READY);
+	}
+	set_status(g, RUNNING);
+	set_status(g, 0);
+	start(g, VERSION_1);
+}
+
+static void damaged_state(void)
+{
+	static const uint8_t bits[] = { 0x01, 0x40, 0x80, 0xff };
+	struct snapshot snap, bent;
+	unsigned int taken = 0;
+	int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+	log_set_fd(null, false);
+	for (unsigned int i = 5; i < 8; i++) {
+		struct fake *f = fake_new_on(&fake_ops_with_state, NULL), *g;
+
+		bring_to(f, i);
+		save_paused(f, &snap);
+		for (size_t at = 0; at < snap.len; at++) {
+			for (unsigned int k = 0; k < sizeof(bits); k++) {
+				int ret;
+
+				bent = snap;
+				bent.p[at] ^= bits[k];
+				g = fake_clone(f, &fake_ops_with_state);
+				ret = snapshot_load(&bent, &g->mmio);
+				CHECK(!ret || ret == -EBADMSG || ret == -EINVAL);
+				CHECK(!memcmp(f->ram, g->ram, RAM_SIZE));
+				taken += !ret;
+				if (!ret)
+					drive(g);
+				fake_free(g);
+			}
+			bent = snap;
+			bent.len = at;
+			g = fake_clone(f, &fake_ops_with_state);
+			CHECK(snapshot_load(&bent, &g->mmio) < 0);
+			fake_free(g);
+		}
+		bent = snap;
+		bent.p[bent.len++] = 0;
+		g = fake_clone(f, &fake_ops_with_state);
+		CHECK_EQ(snapshot_load(&bent, &g->mmio), -EBADMSG);
+		fake_free(g);
+		fake_free(f);
+	}
+	CHECK(taken > 100); /* indices and config bytes: any will do */
+	log_set_fd(2, false);
+	close(null);
+}
+
+static void another_device_is_refused(void)
+{
+	struct fake *f = fake_new_on(&fake_ops_with_state, NULL), *g;
+	struct snapshot snap;
+
+	start(f, VERSION_1 | 1ULL << 5);
+	save_paused(f, &snap);
+	for (unsigned int i = 0; i < 6; i++) {
+		int want = -EINVAL;
+
+		g = fake_clone(f, &fake_ops_with_state);
+		virtio_mmio_fini(&g->mmio);
+		if (i == 0)
+			g->dev.id++;
+		if (i == 1)
+			g->dev.nr_queues--;
+		if (i == 2)
+			g->dev.config_len++;
+		if (i >= 3)
+			g->dev.features &= ~(1ULL << 5);
+		if (i == 4) { /* harmless to a driver that has it */
+			g->dev.compatible = 1ULL << 5;
+			want = 0;
+		}
+		if (i == 5) {
+			g->dev.features |= 1ULL << 5;
+			g->dev.queue_max[0] = 4; /* and the driver has 8 */
+			want = -EBADMSG;
+		}
+		CHECK_EQ(virtio_mmio_init(&g->mmio, &g->dev, &g->mem, NULL, &g->irq), 0);
+		CHECK_EQ(snapshot_load(&snap, &g->mmio), want);
+		fake_free(g);
+	}
+	/* Rings where this machine has no RAM. */
+	g = fake_clone(f, &fake_ops_with_state);
+	g->mem.region[0].size = 0x2000;
+	CHECK_EQ(snapshot_load(&snap, &g->mmio), -EBADMSG);
+	fake_free(g);
+	fake_free(f);
+}
+
+/* The config space is this host's; a driver that read another is told. */
+static void another_config_is_told(void)
+{
+	struct fake *f = fake_new_on(&fake_ops_with_state, NULL), *g;
+	struct snapshot snap;
+
+	start(f, VERSION_1);
+	save_paused(f, &snap);
+	g = fake_clone(f, &fake_ops_with_state);
+	g->dev.config[4] = 0x11;
+	CHECK_EQ(snapshot_load(&snap, &g->mmio), 0);
+	CHECK_EQ(rd_len(g, 0x104, 1), 0x11);
+	CHECK_EQ(rd(g, VIRTIO_MMIO_CONFIG_GENERATION), 1);
+	CHECK_EQ(rd(g, VIRTIO_MMIO_INTERRUPT_STATUS), 3);
+	CHECK_EQ(interrupts(g), 0);
+	virtio_mmio_resume(&g->mmio);
+	CHECK_EQ(interrupts(g), 1);
+	fake_free(g);
+	fake_free(f);
+}
+
+/* A region that holds a ring stays; one that holds none goes. */
+static void regions_with_rings_stay(void)
+{
+	struct region_spec spec = { .gpa = 0x10000000, .size = 0x10000 };
+	struct fake *f = fake_new_on(&fake_ops_with_state, NULL);
+	struct vm *vm = calloc(1, sizeof(*vm));
+	uint32_t slot, other;
+
+	virtio_mmio_fini(&f->mmio);
+	vm->fd = -1;
+	memory_init(&vm->mem, -1);
+	irq_init(&vm->irqs, -1);
+	CHECK_EQ(region_add(&vm->mem, &spec, &slot, NULL), 0);
+	spec.gpa += spec.size;
+	CHECK_EQ(region_add(&vm->mem, &spec, &other, NULL), 0);
+	f->dev.vhost = true;
+	CHECK_EQ(virtio_mmio_attach(&f->mmio, &f->dev, vm, 0), 0);
+	negotiate(f, VERSION_1);
+	wr(f, VIRTIO_MMIO_QUEUE_SEL, 1);
+	wr(f, VIRTIO_MMIO_QUEUE_NUM, 8);
+	write_addrs(f, 0x10000000, 0x10000100, 0x10000200);
+	wr(f, VIRTIO_MMIO_QUEUE_READY, 1);
+	CHECK_EQ(set_status(f, RUNNING), RUNNING);
+	virtio_mmio_pause(&f->mmio);
+	CHECK_EQ(region_remove(&vm->mem, slot, NULL), -EBUSY);
+	CHECK_EQ(region_remove(&vm->mem, other, NULL), 0);
+	CHECK(queue_in_place(&f->dev.vq[1]));
+	/* It has a table in vhost: 64 regions, no more, and the refusal changes nothing. */
+	for (spec.gpa = 0x20000000; vm->mem.nr < MEMORY_VHOST_REGIONS; spec.gpa += spec.size)
+		CHECK_EQ(region_add(&vm->mem, &spec, &other, NULL), 0);
+	CHECK_EQ(region_add(&vm->mem, &spec, &other, NULL), -E2BIG);
+	virtio_mmio_resume(&f->mmio);
+	set_status(f, 0);
+	CHECK_EQ(region_remove(&vm->mem, slot, NULL), 0);
+	virtio_mmio_detach(&f->mmio);
+	CHECK(!vm->mem.watches);
+	while (vm->mem.nr <= MEMORY_VHOST_REGIONS) {
+		CHECK_EQ(region_add(&vm->mem, &spec, &other, NULL), 0);
+		spec.gpa += spec.size;
+	}
+	CHECK_EQ(virtio_mmio_attach(&f->mmio, &f->dev, vm, 1), -E2BIG);
+	CHECK(!vm->mem.watches && !f->dev.mmio);
+	memory_fini(&vm->mem);
+	irq_fini(&vm->irqs);
+	free(vm);
+	fake_free(f);
+}
+
 int main(void)
 {
 	log_set_level(LOG_WARN);
+	RUN(pause_and_resume);
+	RUN(state_comes_back);
+	RUN(state_layout);
+	RUN(requests_in_hand_are_not_saved);
+	RUN(damaged_state);
+	RUN(another_device_is_refused);
+	RUN(another_config_is_told);
+	RUN(regions_with_rings_stay);
 	RUN(power_on_registers);
 	RUN(registers_take_4_bytes);
 	RUN(read_only_registers);

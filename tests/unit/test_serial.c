@@ -2,10 +2,15 @@
 /* The UART's registers against a console made here, whose room and whose input the test decides. */
 #include "vm/serial.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <linux/serial_reg.h>
 #include <stdlib.h>
+#include <unistd.h>
+#include "tests/unit/snapshot.h"
 #include "tests/unit/test.h"
 #include "vm/console.h"
+#include "vm/log.h"
 
 /* --- the console ---------------------------------------------------------------------------- */
 
@@ -68,11 +73,12 @@ void console_resume_input(struct console *c)
 static struct serial *s;
 static bool line;
 static unsigned int edges;
+static bool loading; /* the level is set whatever it was */
 
 static void set_irq(void *opaque, bool level)
 {
 	CHECK(opaque == &line);
-	CHECK(level != line); /* changes only */
+	CHECK(loading || level != line); /* changes only */
 	edges += level;
 	line = level;
 }
@@ -600,6 +606,189 @@ static void without_console(void)
 	serial_destroy(NULL);
 }
 
+/* --- pauses and snapshots ------------------------------------------------------------------- */
+
+static void pause_keeps_input(void)
+{
+	start_linux();
+	CHECK_EQ(type("ab"), 2);
+	serial_pause(s);
+	serial_pause(s);
+	CHECK_EQ(type("cd"), 0);
+	CHECK_EQ(edges, 1);
+	CHECK_EQ(con.resumed, 0);
+	serial_resume(s);
+	CHECK_EQ(con.resumed, 0); /* once the guest has read what it has */
+	CHECK_EQ(rd(UART_RX), 'a');
+	CHECK_EQ(rd(UART_RX), 'b');
+	CHECK_EQ(con.resumed, 1);
+	CHECK_EQ(type("cd"), 2);
+	CHECK_EQ(rd(UART_RX), 'c');
+	CHECK_EQ(rd(UART_RX), 'd');
+	serial_pause(s);
+	CHECK_EQ(type("e"), 0);
+	serial_resume(s);
+	CHECK_EQ(con.resumed, 2);
+	serial_resume(s);
+	CHECK_EQ(con.resumed, 2);
+	CHECK_EQ(type("e"), 1);
+	end();
+}
+
+/* A transmitter that waits for room hears of it after the pause, not during it. */
+static void pause_holds_the_transmitter(void)
+{
+	start_linux();
+	con.room = 10;
+	wr(UART_IER, UART_IER_THRI);
+	wr(UART_TX, 'x');
+	CHECK(!line);
+	serial_pause(s);
+	con.room = CONSOLE_RING;
+	con.sink->room(con.sink->opaque);
+	CHECK(!line);
+	serial_resume(s);
+	CHECK(line);
+	end();
+}
+
+static void save(struct snapshot *snap)
+{
+	struct state_writer w;
+
+	state_writer_init(&w, "test");
+	serial_pause(s);
+	serial_save(s, &w);
+	snapshot_take(snap, &w);
+	CHECK_EQ(snap->err, 0);
+}
+
+static int load(const struct snapshot *snap)
+{
+	struct state_reader r;
+	int ret = snapshot_open(&r, snap, SERIAL_STATE, 0, SERIAL_STATE_VERSION);
+
+	if (ret)
+		return ret;
+	loading = true;
+	ret = serial_load(s, &r);
+	loading = false;
+	if (!ret)
+		ret = state_reader_end(&r);
+	state_reader_close(&r);
+	return ret;
+}
+
+/* The UART as a guest may have left it, in many ways. */
+static void bring_to(unsigned int seed)
+{
+	start_linux();
+	srand(seed);
+	for (unsigned int i = 0; i < 60; i++) {
+		con.room = rand() % 2 ? 10 : CONSOLE_RING;
+		switch (rand() % 4) {
+		case 0:
+			rd(rand() % SERIAL_REGS);
+			break;
+		case 1:
+			type("0123456789");
+			break;
+		default:
+			wr(rand() % SERIAL_REGS, rand());
+		}
+	}
+}
+
+static void state_comes_back(void)
+{
+	struct snapshot snap, again;
+	uint8_t seen[2][40];
+
+	for (unsigned int i = 0; i < 300; i++) {
+		bool level;
+
+		bring_to(i);
+		level = line;
+		save(&snap);
+		CHECK_EQ(snap.len, 32);
+		for (unsigned int n = 0; n < 40; n++)
+			seen[0][n] = rd(n % 8);
+		end();
+		start();
+		line = !level; /* it has to be set, not left */
+		CHECK_EQ(load(&snap), 0);
+		CHECK_EQ(line, level);
+		CHECK_EQ(type("x"), 0); /* paused */
+		save(&again);
+		CHECK(!memcmp(snap.p, again.p, 32));
+		for (unsigned int n = 0; n < 40; n++)
+			seen[1][n] = rd(n % 8);
+		CHECK(!memcmp(seen[0], seen[1], 40));
+		serial_resume(s);
+		end();
+	}
+}
+
+/* The bytes of docs/snapshot.md. */
+static void state_layout(void)
+{
+	static const uint8_t expect[32] = {
+		UART_IER_RLSI | UART_IER_RDI, 0x81, 0, 0x0b, 0, 0xb0, 0x5a, 1, 0,
+		'a', 'b', [25] = 0, 2, 0, 0, 1, 0, 1,
+	};
+	struct snapshot snap;
+
+	start_linux();
+	wr(UART_LCR, 0);
+	wr(UART_SCR, 0x5a);
+	type("ab");
+	save(&snap);
+	CHECK_EQ(snap.len, 32);
+	for (unsigned int i = 0; i < 32; i++)
+		CHECK_EQ(snap.p[i], expect[i]);
+	end();
+}
+
+static void damaged_state(void)
+{
+	int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	struct snapshot snap, bent;
+	unsigned int taken = 0;
+
+	log_set_fd(null, false);
+	for (unsigned int i = 0; i < 8; i++) {
+		bring_to(i);
+		save(&snap);
+		end();
+		for (unsigned int bit = 0; bit < 32 * 8 + 33; bit++) {
+			int ret;
+
+			bent = snap;
+			if (bit < 32 * 8)
+				bent.p[bit / 8] ^= 1 << bit % 8;
+			else
+				bent.len = bit - 32 * 8;
+			start();
+			ret = load(&bent);
+			CHECK(!ret || ret == -EBADMSG);
+			CHECK(bit < 32 * 8 || !!ret == (bent.len != 32));
+			taken += !ret;
+			/* Harmless either way. */
+			serial_resume(s);
+			for (unsigned int n = 0; n < 40; n++)
+				rd(n % 8);
+			type("0123456789012345678901234567890");
+			for (unsigned int n = 0; n < 40; n++)
+				rd(0);
+			wr(UART_IER, 0x0f);
+			end();
+		}
+	}
+	CHECK(taken > 100);
+	log_set_fd(2, false);
+	close(null);
+}
+
 int main(void)
 {
 	RUN(registers_after_reset);
@@ -619,5 +808,10 @@ int main(void)
 	RUN(priorities);
 	RUN(wide_and_outside);
 	RUN(without_console);
+	RUN(pause_keeps_input);
+	RUN(pause_holds_the_transmitter);
+	RUN(state_comes_back);
+	RUN(state_layout);
+	RUN(damaged_state);
 	return TEST_RESULT();
 }

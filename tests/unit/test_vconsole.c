@@ -6,6 +6,7 @@
 #include <linux/virtio_console.h>
 #include <linux/virtio_ids.h>
 #include "tests/unit/driver.h"
+#include "tests/unit/snapshot.h"
 #include "tests/unit/test.h"
 #include "virtio/vconsole.h"
 #include "vm/console.h"
@@ -464,6 +465,200 @@ static void test_malformed(void)
 	stop(&d);
 }
 
+/* Output that waits in the middle of a chain goes on there, in this machine and in the next. */
+static void test_pause_output(void)
+{
+	const struct driver_buf pieces[] = { OUT(DRIVER_DATA, 300), OUT(DRIVER_DATA + 300, 700) };
+	const struct driver_buf more = OUT(DRIVER_DATA + 1000, 1000);
+	const struct console_sink *old;
+	uint32_t head, len;
+	struct virtio_dev *dev;
+	struct snapshot snap = { .len = 0 };
+	struct driver d, e;
+
+	start(&d, false);
+	fill(&d, DRIVER_DATA, 2000);
+	con.room = 450;
+	driver_add(&d, TX, pieces, 2);
+	driver_add(&d, TX, &more, 1);
+	driver_kick(&d, TX);
+	turns(&d);
+	virtio_mmio_pause(&d.mmio);
+	CHECK_EQ(d.dev->vq[TX].in_flight, 0);
+	con.room = 100;
+	con.sink->room(con.sink->opaque);
+	driver_force_kick(&d, TX);
+	turns(&d);
+	CHECK_EQ(con.out_len, 450); /* still */
+	virtio_mmio_resume(&d.mmio);
+	turns(&d);
+	CHECK_EQ(con.out_len, 550);
+	CHECK(!driver_used(&d, TX, 0, &head, &len));
+
+	virtio_mmio_pause(&d.mmio);
+	old = con.sink;
+	CHECK_EQ(vconsole_create(&dev, &con), 0);
+	CHECK_EQ(snapshot_move(&e, dev, &d, &snap), 0);
+	CHECK(con.sink == old); /* nothing before resume */
+	con.room = 0;
+	virtio_mmio_resume(&e.mmio);
+	CHECK(con.sink && con.sink != old);
+	turns(&e);
+	CHECK_EQ(con.out_len, 550);
+	con.room = SIZE_MAX;
+	con.sink->room(con.sink->opaque);
+	turns(&e);
+	CHECK_EQ(con.out_len, 2000);
+	CHECK(!memcmp(con.out, driver_ptr(&e, DRIVER_DATA), 2000));
+	CHECK(driver_used(&e, TX, 0, &head, &len));
+	CHECK(driver_used(&e, TX, 0, &head, &len));
+	CHECK(!driver_used(&e, TX, 0, &head, &len));
+	driver_fini(&e);
+	dev->ops->destroy(dev);
+	con.sink = old;
+	stop(&d);
+}
+
+static void test_pause_input(void)
+{
+	const struct driver_buf buf = IN(DRIVER_DATA, 8);
+	struct driver d;
+	unsigned int resumes;
+
+	start(&d, true);
+	driver_add(&d, RX, &buf, 1);
+	driver_kick(&d, RX);
+	turns(&d);
+	virtio_mmio_pause(&d.mmio);
+	CHECK_EQ(con.sink->input(con.sink->opaque, (const uint8_t *)"abc", 3), 0);
+	CHECK_EQ(*driver_ptr(&d, DRIVER_DATA), 0);
+	driver_irqs(&d, 0);
+	con.cols = 132;
+	con.sink->resize(con.sink->opaque, 132, 25);
+	CHECK_EQ(driver_read(&d, VIRTIO_MMIO_CONFIG), 25 << 16 | 80);
+	CHECK_EQ(driver_irqs(&d, 0), 0);
+	resumes = con.resumes;
+	virtio_mmio_resume(&d.mmio);
+	CHECK_EQ(driver_read(&d, VIRTIO_MMIO_CONFIG), 25 << 16 | 132);
+	turns(&d);
+	CHECK_EQ(con.resumes, resumes + 1);
+	CHECK_EQ(con.sink->input(con.sink->opaque, (const uint8_t *)"abc", 3), 3);
+	CHECK(!memcmp(driver_ptr(&d, DRIVER_DATA), "abc", 3));
+	stop(&d);
+}
+
+/* Every byte said once, in order, whatever comes between. */
+static void test_pause_often(void)
+{
+	const struct driver_buf buf = OUT(DRIVER_DATA, 900);
+	size_t taken = 0;
+	uint32_t head, len;
+	struct driver d;
+	bool same = true;
+
+	start(&d, false);
+	fill(&d, DRIVER_DATA, 900);
+	for (unsigned int i = 0; i < 1000; i++) {
+		if (i % 2 == 0) {
+			driver_add(&d, TX, &buf, 1);
+			driver_kick(&d, TX);
+		}
+		con.room = i % 5 ? 451 : 7;
+		virtio_mmio_pause(&d.mmio);
+		con.sink->room(con.sink->opaque);
+		CHECK_EQ(d.dev->vq[TX].in_flight, 0);
+		virtio_mmio_resume(&d.mmio);
+		turns(&d);
+		while (driver_used(&d, TX, 0, &head, &len))
+			taken++;
+		if (d.q[TX].avail_idx - (unsigned int)taken > 50) {
+			con.room = SIZE_MAX;
+			driver_force_kick(&d, TX);
+			turns(&d);
+		}
+	}
+	con.room = SIZE_MAX;
+	driver_force_kick(&d, TX);
+	turns(&d);
+	while (driver_used(&d, TX, 0, &head, &len))
+		taken++;
+	CHECK_EQ(taken, 500);
+	CHECK_EQ(con.out_len, 500 * 900);
+	for (size_t i = 0; i < con.out_len; i++)
+		same = same && con.out[i] == driver_ptr(&d, DRIVER_DATA)[i % 900];
+	CHECK(same);
+	stop(&d);
+}
+
+static void test_snapshot_damaged(void)
+{
+	const struct driver_buf out = OUT(DRIVER_DATA, 100);
+	struct snapshot snap = { .len = 0 }, bent;
+	struct virtio_dev *dev;
+	struct driver d, e;
+	const struct console_sink *old;
+
+	start(&d, true);
+	con.room = 40;
+	driver_add(&d, TX, &out, 1);
+	driver_kick(&d, TX);
+	turns(&d);
+	old = con.sink;
+	virtio_mmio_pause(&d.mmio);
+	snapshot_save(&snap, &d.mmio);
+	con.room = SIZE_MAX;
+	for (size_t at = 0; at < snap.len; at++) {
+		for (unsigned int k = 0; k < 3; k++) {
+			int ret;
+
+			bent = snap;
+			if (k == 2)
+				bent.len = at ? at : 1;
+			else
+				bent.p[at] ^= k ? 0x81 : 1;
+			CHECK_EQ(vconsole_create(&dev, &con), 0);
+			ret = snapshot_move(&e, dev, &d, &bent);
+			CHECK(k < 2 || ret == -EBADMSG);
+			CHECK(!ret || ret == -EBADMSG || ret == -EINVAL);
+			if (!ret) {
+				virtio_mmio_resume(&e.mmio);
+				turns(&e);
+				if (con.sink && con.sink != old)
+					con.sink->input(con.sink->opaque, (const uint8_t *)"x", 1);
+			}
+			driver_fini(&e);
+			dev->ops->destroy(dev);
+			con.sink = old;
+			con.out_len = 0;
+		}
+	}
+	stop(&d);
+}
+
+/* Saved on a terminal, restored without one: the size is unknown then. */
+static void test_snapshot_without_terminal(void)
+{
+	struct snapshot snap = { .len = 0 };
+	const struct console_sink *old;
+	struct virtio_dev *dev;
+	struct driver d, e;
+
+	start(&d, true);
+	virtio_mmio_pause(&d.mmio);
+	con.has_size = false;
+	CHECK_EQ(vconsole_create(&dev, &con), 0);
+	old = con.sink;
+	CHECK_EQ(snapshot_move(&e, dev, &d, &snap), 0);
+	CHECK_EQ(driver_read(&e, VIRTIO_MMIO_CONFIG), 0);
+	CHECK(driver_read(&e, VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG);
+	virtio_mmio_resume(&e.mmio);
+	CHECK_EQ(driver_irqs(&e, 0), 1);
+	driver_fini(&e);
+	dev->ops->destroy(dev);
+	con.sink = old;
+	stop(&d);
+}
+
 int main(void)
 {
 	log_capture();
@@ -477,5 +672,10 @@ int main(void)
 	RUN(test_resize);
 	RUN(test_emergency_write);
 	RUN(test_malformed);
+	RUN(test_pause_output);
+	RUN(test_pause_input);
+	RUN(test_pause_often);
+	RUN(test_snapshot_damaged);
+	RUN(test_snapshot_without_terminal);
 	return TEST_RESULT();
 }

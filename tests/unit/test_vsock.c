@@ -26,6 +26,7 @@
 #include "arch/arch.h"
 #include "tests/unit/test.h"
 #include "virtio/mmio.h"
+#include "tests/unit/snapshot.h"
 #include "vm/event.h"
 #include "vm/irq.h"
 #include "vm/kvm.h"
@@ -496,6 +497,7 @@ static void create_claims_the_cid(void)
 	CHECK_EQ(dev->nr_queues, 3);
 	CHECK_EQ(dev->own_kicks, 3);
 	CHECK(dev->no_ring_features);
+	CHECK(dev->vhost); /* no more regions of RAM than its table holds */
 	CHECK_EQ(dev->config_len, 8);
 	CHECK(!memcmp(dev->config, config, 8));
 	CHECK(!dev->ops->queue_reset);
@@ -897,9 +899,10 @@ static void a_kernel_that_does_not_stop(void)
 static void stop_and_close_when_closed(void)
 {
 	struct vhost vhost = { .fd = -1 };
+	uint16_t base[VHOST_NR_RINGS];
 
 	model_init(KERNEL_FEATURES);
-	vhost_stop(&vhost);
+	CHECK_EQ(vhost_stop(&vhost, base), -ENODEV);
 	vhost_close(&vhost);
 	vhost_close(&vhost);
 	CHECK_EQ(model.nr_calls, 0);
@@ -1025,6 +1028,223 @@ static void the_event_queue_keeps_its_buffers(void)
 	teardown();
 }
 
+/* --- pauses and snapshots ------------------------------------------------------------------ */
+
+/* What the kernel was asked when it stops, and the places that it tells. */
+static void pause_stops_and_resume_goes_on_there(void)
+{
+	uint64_t count = 0;
+
+	if (!setup(KERNEL_FEATURES))
+		return;
+	CHECK_EQ(driver_up(V1 | RINGS, 7), RUNS);
+	model.ring[0].base = 0x1234;
+	model.ring[1].base = 0xffff;
+	forget_calls();
+	virtio_mmio_pause(&m.mmio);
+	CHECK(detached());
+	CHECK_EQ(model.call[0].request, VHOST_VSOCK_SET_RUNNING);
+	CHECK_EQ(dev->vq[0].last_avail, 0x1234);
+	CHECK_EQ(dev->vq[1].last_avail, 0xffff);
+	model.ring[0].base = model.ring[1].base = 7;
+
+	/* Memory that came meanwhile is in the table. */
+	CHECK_EQ(memory_add_ram(&m.mem, 0x200000000ULL, 0x10000, MEMORY_ANON), 0);
+	while (read(m.mmio.kick_fd[0], &count, sizeof(count)) > 0)
+		;
+	while (read(m.line.fd, &count, sizeof(count)) > 0)
+		;
+	forget_calls();
+	virtio_mmio_resume(&m.mmio);
+	CHECK_EQ(model.nr_calls, ACTIVATE_CALLS);
+	CHECK_EQ(model.nregions, 3);
+	CHECK(model.running);
+	CHECK_EQ(model.ring[0].base, 0x1234);
+	CHECK_EQ(model.ring[1].base, 0xffff);
+	CHECK_EQ(read(m.mmio.kick_fd[0], &count, sizeof(count)), 8);
+	CHECK_EQ(read(m.line.fd, &count, sizeof(count)), 8);
+	CHECK(!loop_until_broken(20));
+
+	/* A new driver begins at 0. */
+	driver_reset();
+	CHECK_EQ(driver_up(V1, 7), RUNS);
+	CHECK_EQ(model.ring[0].base, 0);
+	teardown();
+}
+
+static void pauses_that_fail(void)
+{
+	/* SET_RUNNING, then GET_VRING_BASE of both. */
+	const unsigned int at[] = { 1, 2, 6 };
+
+	for (unsigned int i = 0; i < 3; i++) {
+		if (!setup(KERNEL_FEATURES))
+			return;
+		CHECK_EQ(driver_up(V1, 7), RUNS);
+		forget_calls();
+		model.fail_at = at[i];
+		model.fail_errno = EIO;
+		virtio_mmio_pause(&m.mmio);
+		CHECK_EQ(reg_read(VIRTIO_MMIO_STATUS), RUNS | NEEDS_RESET);
+		forget_calls();
+		virtio_mmio_resume(&m.mmio);
+		CHECK_EQ(model.nr_calls, 0);
+		driver_reset();
+		if (i) {
+			CHECK_EQ(driver_up(V1, 7), RUNS);
+			CHECK(model.running);
+		}
+		teardown();
+	}
+	for (unsigned int call = 1; call <= ACTIVATE_CALLS; call++) {
+		if (!setup(KERNEL_FEATURES))
+			return;
+		CHECK_EQ(driver_up(V1, 7), RUNS);
+		virtio_mmio_pause(&m.mmio);
+		forget_calls();
+		model.fail_at = call;
+		model.fail_errno = EFAULT;
+		virtio_mmio_resume(&m.mmio);
+		CHECK_EQ(reg_read(VIRTIO_MMIO_STATUS), RUNS | NEEDS_RESET);
+		CHECK(detached());
+		teardown();
+	}
+	/* The kernel complained, and the pause came before the loop. */
+	if (!setup(KERNEL_FEATURES))
+		return;
+	CHECK_EQ(driver_up(V1, 7), RUNS);
+	complain(model.ring[1].err);
+	virtio_mmio_pause(&m.mmio);
+	CHECK(reg_read(VIRTIO_MMIO_STATUS) & NEEDS_RESET);
+	virtio_mmio_resume(&m.mmio);
+	CHECK(detached());
+	teardown();
+}
+
+/* One buffer in the event queue of @len bytes. */
+static void add_event_buffer(uint32_t len, uint16_t flags)
+{
+	struct vring_desc *desc = memory_ptr(&m.mem, ring_gpa(2), sizeof(*desc));
+	uint16_t *avail = memory_ptr(&m.mem, ring_gpa(2) + 0x2000, 8);
+
+	desc->addr = htole64(0x1000);
+	desc->len = htole32(len);
+	desc->flags = htole16(flags);
+	avail[2] = 0;
+	avail[1] = htole16(1);
+}
+
+/* Saves the guest that runs, and restores it in a new process: another fd, CID 77, other RAM. */
+static int move(struct snapshot *snap, uint8_t *ram)
+{
+	virtio_mmio_pause(&m.mmio);
+	if (!snap->len)
+		snapshot_save(snap, &m.mmio);
+	if (ram)
+		memcpy(ram, m.mem.region[1].hva, SIZE1);
+	machine_down();
+	dev->ops->destroy(dev);
+	model_init(KERNEL_FEATURES);
+	CHECK_EQ(vsock_create(&dev, 77), 0);
+	machine_up();
+	if (ram)
+		memcpy(m.mem.region[1].hva, ram, SIZE1);
+	forget_calls();
+	return snapshot_load(snap, &m.mmio);
+}
+
+/* @when: a buffer is there already (0), comes with a kick (1), is no good (2, 3). */
+static void restored(unsigned int when)
+{
+	struct snapshot snap = { .len = 0 };
+	uint8_t *ram = malloc(SIZE1);
+	uint16_t *used;
+	uint32_t *event;
+
+	if (!setup(KERNEL_FEATURES) || !ram)
+		return;
+	CHECK_EQ(driver_up(V1, 7), RUNS);
+	CHECK(!loop_until_broken(20));
+	model.ring[0].base = 5;
+	model.ring[1].base = 6;
+	if (when != 1)
+		add_event_buffer(when == 2 ? 3 : 8, when == 3 ? 0 : VRING_DESC_F_WRITE);
+	CHECK_EQ(move(&snap, ram), 0);
+	CHECK_EQ(model.nr_calls, 0);
+	CHECK_EQ(reg_read(VIRTIO_MMIO_CONFIG), 77);
+	event = memory_ptr(&m.mem, 0x1000, 4);
+	used = memory_ptr(&m.mem, ring_gpa(2) + 0x3000, 8);
+	*event = 0xffffffff;
+	virtio_mmio_resume(&m.mmio);
+	if (when > 1) {
+		CHECK(reg_read(VIRTIO_MMIO_STATUS) & NEEDS_RESET);
+		CHECK(detached());
+	} else {
+		CHECK_EQ(model.nr_calls, ACTIVATE_CALLS);
+		CHECK_EQ(model.ring[0].base, 5);
+		CHECK_EQ(model.ring[1].base, 6);
+		CHECK_EQ(used[1], htole16(!when));
+		if (when) {
+			CHECK(!loop_until_broken(20)); /* the kick that follows the resume */
+			CHECK_EQ(used[1], 0);
+			add_event_buffer(8, VRING_DESC_F_WRITE);
+			reg_write(VIRTIO_MMIO_QUEUE_NOTIFY, 2);
+		}
+		CHECK(!loop_until_broken(20));
+		CHECK_EQ(used[1], htole16(1));
+		CHECK_EQ(used[4], htole16(4)); /* its length */
+		CHECK_EQ(*event, 0);
+		/* Once. */
+		virtio_mmio_pause(&m.mmio);
+		virtio_mmio_resume(&m.mmio);
+		CHECK_EQ(used[1], htole16(1));
+	}
+	teardown();
+	free(ram);
+}
+
+static void a_restored_guest_is_told(void)
+{
+	for (unsigned int when = 0; when < 4; when++)
+		restored(when);
+}
+
+static void damaged_state(void)
+{
+	struct snapshot snap = { .len = 0 }, bent;
+	unsigned int taken = 0;
+
+	if (!setup(KERNEL_FEATURES))
+		return;
+	CHECK_EQ(driver_up(V1, 7), RUNS);
+	CHECK_EQ(move(&snap, NULL), 0);
+	for (size_t at = 0; at < snap.len; at++) {
+		for (unsigned int k = 0; k < 3; k++) {
+			int ret;
+
+			bent = snap;
+			bent.p[at] ^= k ? 0x40 : 1;
+			if (k == 2)
+				bent.len = at ? at : 1;
+			ret = move(&bent, NULL);
+			CHECK(!ret || ret == -EBADMSG || ret == -EINVAL);
+			CHECK(k < 2 || ret == -EBADMSG);
+			taken += !ret;
+			if (ret)
+				continue;
+			virtio_mmio_resume(&m.mmio);
+			CHECK(!model.broke_rule && !model.bad_fd);
+			reg_write(VIRTIO_MMIO_QUEUE_NOTIFY, 2);
+		}
+	}
+	CHECK(taken > 50);
+	virtio_mmio_pause(&m.mmio);
+	CHECK_EQ(move(&snap, NULL), 0);
+	virtio_mmio_resume(&m.mmio);
+	CHECK(model.running);
+	teardown();
+}
+
 int main(void)
 {
 	unsigned int fds;
@@ -1053,6 +1273,10 @@ int main(void)
 	RUN(a_ring_error_breaks_the_device);
 	RUN(an_old_error_is_not_the_next_drivers);
 	RUN(the_event_queue_keeps_its_buffers);
+	RUN(pause_stops_and_resume_goes_on_there);
+	RUN(pauses_that_fail);
+	RUN(a_restored_guest_is_told);
+	RUN(damaged_state);
 
 	test_failed_now = 0;
 	CHECK_EQ(count_fds(), fds);
