@@ -657,7 +657,7 @@ int server_open(struct server **server, const struct server_config *config, stru
 	}
 	s = calloc(1, sizeof(*s) + nr * sizeof(struct client));
 	if (!s)
-		return -ENOMEM;
+		goto no_memory;
 	s->loop = loop;
 	s->listen = (struct event){ .fd = -1, .fn = listen_fn, .opaque = s };
 	s->timer = (struct event){ .fd = -1, .fn = timer_fn, .opaque = s };
@@ -669,7 +669,7 @@ int server_open(struct server **server, const struct server_config *config, stru
 	/* Zeroed pages of the kernel's: a place that was never used costs no memory. */
 	s->buffers = calloc(nr, each);
 	if (!s->path || !s->buffers)
-		goto err;
+		goto no_memory;
 	s->config.path = s->path;
 	for (unsigned int i = 0; i < nr; i++) {
 		s->clients[i].server = s;
@@ -685,8 +685,11 @@ int server_open(struct server **server, const struct server_config *config, stru
 	*server = s;
 	return 0;
 
+no_memory:
+	log_err("api socket %s: ENOMEM", config->path);
 err:
-	server_close(s, 0);
+	if (s)
+		server_close(s, 0);
 	return ret;
 }
 

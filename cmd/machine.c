@@ -311,6 +311,8 @@ static int open_signals(struct machine *m)
 		ret = event_add(&m->loop, &m->stop_timer, EPOLLIN);
 	if (!ret)
 		ret = event_add(&m->loop, &m->pause_timer, EPOLLIN);
+	if (ret)
+		log_err("signals and timers: %s", errno_name(ret));
 	return ret;
 }
 
@@ -640,8 +642,11 @@ int machine_start(struct machine *m, machine_done_fn *done, void *opaque, char w
 int machine_restore(struct machine *m, bool resume, machine_done_fn *done, void *opaque,
 		    char why[LOG_SENTENCE])
 {
-	m->begin_resume = resume;
-	return ask_begin(m, CALL_RESTORE, done, opaque, why);
+	int ret = ask_begin(m, CALL_RESTORE, done, opaque, why);
+
+	if (!ret)
+		m->begin_resume = resume;
+	return ret;
 }
 
 static int run_machine(struct machine *m)
@@ -653,8 +658,12 @@ static int run_machine(struct machine *m)
 		m->begin = c->restore ? CALL_RESTORE : CALL_START;
 		m->begin_resume = true;
 		state_move(&m->state, m->begin, why);
-		if (begin_machine(m))
-			return EXIT_FAILED;
+		if (begin_machine(m)) {
+			if (!m->built)
+				return EXIT_FAILED;
+			/* It is there, paused for good: run_guest() takes it down. */
+			vm_end(&m->vm, VM_END_FAILED, "the guest can't be resumed");
+		}
 	}
 	while (!m->built) {
 		while (m->begin == CALL_NR && !m->stop_now) {
@@ -662,6 +671,12 @@ static int run_machine(struct machine *m)
 				return EXIT_FAILED;
 		}
 		if (m->stop_now) {
+			if (m->begin != CALL_NR) {
+				state_settle(&m->state, m->begin, false);
+				if (m->begin_done.done)
+					m->begin_done.done(m->begin_done.opaque, -ECANCELED,
+							   "ended before it was started");
+			}
 			log_info("%s: ended before it was started", m->stop_now);
 			tell_waiters(m, "was never started");
 			return EXIT_STOPPED;

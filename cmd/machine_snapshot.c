@@ -357,13 +357,16 @@ static int make_save(struct machine *m)
 	struct machine_save *s = calloc(1, sizeof(*s));
 	int ret;
 
-	if (!s)
+	if (!s) {
+		log_err("snapshot: out of memory");
 		return -ENOMEM;
+	}
 	s->m = m;
 	s->done_event = (struct event){ .fn = on_saved, .opaque = s };
 	s->done_event.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	ret = s->done_event.fd < 0 ? -errno : event_add(&m->loop, &s->done_event, EPOLLIN);
 	if (ret) {
+		log_err("snapshot: eventfd: %s: check ulimit -n", errno_name(ret));
 		if (s->done_event.fd >= 0)
 			close(s->done_event.fd);
 		free(s);
@@ -593,6 +596,8 @@ int machine_restore_open(struct machine *m)
 	r->given = *m->config;
 	config_init(m->config);
 	ret = read_snapshot(r, m->config, &r->given);
+	if (ret == -ENOMEM)
+		log_err("restore: out of memory");
 	if (ret)
 		machine_restore_close(m, true);
 	return ret;

@@ -28,7 +28,7 @@ static const struct move {
 	enum state_id during, ok, failed;
 } moves[CALL_NR] = {
 	[CALL_CONFIGURE]    = { "configure", CREATED, SAME, SAME, SAME },
-	[CALL_START]	    = { "start", CREATED | STOPPED, STATE_STARTING, STATE_RUNNING, SAME },
+	[CALL_START]	    = { "start", CREATED, STATE_STARTING, STATE_RUNNING, SAME },
 	[CALL_PAUSE]	    = { "pause", RUNNING, SAME, STATE_PAUSED, SAME },
 	[CALL_RESUME]	    = { "resume", PAUSED, SAME, STATE_RUNNING, SAME },
 	[CALL_POWER_BUTTON] = { "power button", RUNNING, SAME, SAME, SAME },

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Failures on demand: of all calls of the C library that give something or write it, the how manieth
- * fails. And the books: what was taken and not given back.
+ * Failures on demand: of all calls of the C library that give something or write it, the how
+ * manieth fails. And the books: what was taken and not given back.
  *
  * For a program linked with -Wl,--wrap= for each of the functions below, and with
  * tests/unit/inject_end.o as the last object. fake_kvm.h comes with it.
@@ -21,7 +21,7 @@
 #include "tests/unit/fake_kvm.h"
 #include "tests/unit/inject_end.h"
 
-/* --- the how manieth --------------------------------------------------------------------------- */
+/* --- the how manieth -------------------------------------------------------------------------- */
 
 static atomic_uint inject_calls, inject_at; /* from 1; 0: none fails, and nothing is counted */
 static const char *_Atomic inject_what;	    /* the function that failed */
@@ -65,7 +65,7 @@ static bool inject_call(bool ours, const char *what, int err)
 #define ours()		  inject_is_ours(__builtin_return_address(0))
 #define inject(what, err) inject_call(ours(), what, err)
 
-/* --- memory and mappings ------------------------------------------------------------------------ */
+/* --- memory and mappings ---------------------------------------------------------------------- */
 
 #define BOOK 16384
 
@@ -201,7 +201,7 @@ int __wrap_munmap(void *addr, size_t len)
 	return __real_munmap(addr, len);
 }
 
-/* --- the others ----------------------------------------------------------------------------------- */
+/* --- the others ------------------------------------------------------------------------------- */
 
 int __real_open(const char *path, int flags, ...);
 int __wrap_open(const char *path, int flags, ...);
@@ -324,7 +324,7 @@ INJECT(int, signalfd, EMFILE, (int fd, const sigset_t *set, int flags), (fd, set
 INJECT(int, socket, EMFILE, (int domain, int type, int protocol), (domain, type, protocol))
 INJECT(int, timerfd_create, EMFILE, (int clock, int flags), (clock, flags))
 
-/* --- the books ---------------------------------------------------------------------------------- */
+/* --- the books -------------------------------------------------------------------------------- */
 
 struct taken {
 	unsigned int fds, threads, blocks;

@@ -26,7 +26,7 @@
 #define LIMIT 5 /* seconds that anything here may take */
 
 /*
- * --- files: a kernel, two disks, and where snapshots go ------------------------------------------------
+ * --- files: a kernel, two disks, and where snapshots go ------------------------------------------
  */
 
 static char dir[] = "/tmp/machine.XXXXXX";
@@ -88,7 +88,7 @@ static void put_files(void)
 
 static void remove_snapshot(const char *path)
 {
-	static const char *const name[] = { "state", "memory", "memory.diff", "state.new", "memory.new" };
+	static const char *const name[] = { SNAPSHOT_STATE, SNAPSHOT_MEMORY, SNAPSHOT_DIFF };
 	char file[128];
 
 	for (unsigned int i = 0; i < sizeof(name) / sizeof(*name); i++) {
@@ -96,6 +96,13 @@ static void remove_snapshot(const char *path)
 		unlink(file);
 	}
 	rmdir(path);
+}
+
+/* What a machine has made. */
+static void remove_snapshots(void)
+{
+	remove_snapshot(path_snapshot);
+	remove_snapshot(path_new);
 }
 
 static bool is_there(const char *path, const char *name)
@@ -112,7 +119,6 @@ static void remove_files(void)
 	unlink(path_disk);
 	unlink(path_disk2);
 	remove_snapshot(path_saved);
-	remove_snapshot(path_snapshot);
 	/* A file that was left behind is a failure, told by its name. */
 	CHECK(!rmdir(dir));
 }
@@ -155,7 +161,7 @@ static void make_config(struct guest_config *c, unsigned int with)
 }
 
 /*
- * --- a machine in a thread of its own, and calls on its loop's ----------------------------------------
+ * --- a machine in a thread of its own, and calls on its loop's -----------------------------------
  */
 
 static struct machine *machine; /* NULL while its loop has not run yet */
@@ -345,7 +351,7 @@ static void finish(void)
 }
 
 /*
- * --- every failure, one by one ------------------------------------------------------------------------
+ * --- every failure, one by one -------------------------------------------------------------------
  */
 
 static unsigned int failures;
@@ -360,7 +366,7 @@ static void say_failure(const char *what, unsigned int n)
 }
 
 /*
- * A machine whose guest powers off at once: construction, the run and the end, with call @n failing.
+ * A machine whose guest powers off at once: construction, the run and the end, with @n failing.
  * True when there was no such call.
  */
 static bool life(const char *name, unsigned int with, unsigned int n)
@@ -414,7 +420,7 @@ static void construction_unwinds(void)
 }
 
 /*
- * --- calls ---------------------------------------------------------------------------------------------
+ * --- calls ---------------------------------------------------------------------------------------
  */
 
 static sem_t done_called;
@@ -472,6 +478,12 @@ static int call_snapshot(void)
 	return machine_snapshot(machine, path_snapshot, false, on_done, NULL, why);
 }
 
+/* bring() has taken one that it follows. */
+static int call_diff(void)
+{
+	return machine_snapshot(machine, path_snapshot, true, on_done, NULL, why);
+}
+
 static int call_restore(void)
 {
 	return machine_restore(machine, false, on_done, NULL, why);
@@ -522,7 +534,7 @@ static int call_irq_pulse(void)
 }
 
 /*
- * --- situations: what a machine can be found in ---------------------------------------------------------
+ * --- situations: what a machine can be found in --------------------------------------------------
  */
 
 enum situation {
@@ -572,6 +584,7 @@ static const struct {
 	  ENDS, false },
 	{ CALL_RESET, call_reset, IN(RUNNING) | IN(PAUSED), IN(SAVING), RUNS, false },
 	{ CALL_SNAPSHOT, call_snapshot, IN(PAUSED), IN(SAVING), STAYS, true },
+	{ CALL_SNAPSHOT, call_diff, IN(PAUSED), IN(SAVING), STAYS, true },
 	{ CALL_DISK, call_disk, IN(RUNNING) | IN(PAUSED), IN(SAVING), STAYS, false },
 	{ CALL_MEMORY, call_memory_add, IN(RUNNING) | IN(PAUSED), IN(SAVING), STAYS, false },
 	{ CALL_MEMORY, call_memory_remove, IN(RUNNING) | IN(PAUSED), IN(SAVING), STAYS, false },
@@ -584,6 +597,7 @@ static const struct {
 #define NR_CALLS (sizeof(calls) / sizeof(*calls))
 
 static enum situation now;
+static unsigned int the_call; /* what is to be made in it */
 
 /* A snapshot that is under way stays so until it is let go. */
 static sem_t sync_held, sync_go;
@@ -617,6 +631,11 @@ static void do_pause(void)
 static void do_snapshot(void)
 {
 	ret = call_snapshot();
+}
+
+static void do_full(void)
+{
+	ret = machine_snapshot(machine, path_new, false, on_done, NULL, why);
 }
 
 static void do_stop(void)
@@ -673,6 +692,12 @@ static void bring(enum situation s)
 	step(do_stuff);
 	if (s == PAUSED || s == SAVING)
 		step(do_pause);
+	if (s == PAUSED && calls[the_call].fn == call_diff) {
+		step(do_full);
+		wait_for(&done_called, "the full snapshot");
+		CHECK_EQ(done_ret, 0);
+		nr_done = 0;
+	}
 	if (s == SAVING) {
 		hold_sync = true;
 		step(do_snapshot);
@@ -695,11 +720,11 @@ static void leave(void)
 	finish();
 	while (!sem_trywait(&done_called))
 		;
-	remove_snapshot(path_snapshot);
+	remove_snapshots();
 }
 
 /*
- * --- every call in every situation ----------------------------------------------------------------------
+ * --- every call in every situation ---------------------------------------------------------------
  */
 
 static int wanted(unsigned int i)
@@ -744,8 +769,6 @@ static void all_refused(void)
 	}
 	CHECK_EQ(machine_state(machine), situations[now].state);
 }
-
-static unsigned int the_call;
 
 static void do_call(void)
 {
@@ -815,7 +838,7 @@ static void legal_call(unsigned int i)
 		finish();
 	CHECK_EQ(status, EXIT_STOPPED);
 	CHECK_EQ(nr_done, calls[i].done || now == STARTING || now == SAVING);
-	remove_snapshot(path_snapshot);
+	remove_snapshots();
 }
 
 static void start_and_all_refused(void)
@@ -845,6 +868,7 @@ static void calls_in(enum situation s)
 			continue;
 		failed_before = test_failed_now;
 		test_failed_now = 0;
+		the_call = i;
 		bring(s);
 		legal_call(i);
 		if (test_failed_now) {
@@ -960,14 +984,14 @@ static void waiting(void)
 		finish();
 		CHECK_EQ(nr_done, 1 + MACHINE_WAITERS + (now == SAVING));
 		CHECK_EQ(done_ret, 0);
-		remove_snapshot(path_snapshot);
+		remove_snapshots();
 		while (!sem_trywait(&done_called))
 			;
 	}
 }
 
 /*
- * --- every failure in every call ------------------------------------------------------------------------
+ * --- every failure in every call -----------------------------------------------------------------
  */
 
 static unsigned int fail_at;
@@ -997,8 +1021,9 @@ static void failed_well(enum situation s)
 	CHECK(*why);
 	CHECK_EQ(state_seen, situations[s].state);
 	/* The state is what makes it one; a new memory beside the old state is refused. */
-	CHECK(!is_there(path_snapshot, SNAPSHOT_STATE ".new"));
-	CHECK(!is_there(path_snapshot, SNAPSHOT_MEMORY ".new"));
+	CHECK(!is_there(path_snapshot, SNAPSHOT_STATE SNAPSHOT_NEW));
+	CHECK(!is_there(path_snapshot, SNAPSHOT_MEMORY SNAPSHOT_NEW));
+	CHECK(!is_there(path_snapshot, SNAPSHOT_DIFF SNAPSHOT_NEW));
 	if (s == CREATED) {
 		CHECK(!config.vconsole == (calls[the_call].call == CALL_RESTORE));
 		CHECK_EQ(config.nr_disks, calls[the_call].call != CALL_RESTORE);
@@ -1107,6 +1132,7 @@ static void start_fails(void)
 static void snapshot_fails(void)
 {
 	failing_calls(PAUSED, call_snapshot, 20);
+	failing_calls(PAUSED, call_diff, 20);
 }
 
 static void restore_fails(void)
