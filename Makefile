@@ -39,9 +39,10 @@ triple	:= $(shell $(CC) -dumpmachine 2>/dev/null)
 # clang's needs lld or a plugin for that, and does without.
 cc-refuses = $(shell echo 'int main(void) { return 0; }' | \
 	$(CC) $1 -nostdlib -Wl,-e,main -x c -o /dev/null - 2>&1 || echo no)
-link-time := -Oz -flto -flto-partition=one
+small	:= -Oz -fomit-frame-pointer
+link-time := $(small) -flto -flto-partition=one -fno-tree-loop-im -fno-move-loop-invariants
 ifeq ($(origin CFLAGS),undefined)
-CFLAGS	:= $(if $(call cc-refuses,-Oz),-Os,$(if $(call cc-refuses,$(link-time)),-Oz,$(link-time)))
+CFLAGS	:= $(if $(call cc-refuses,$(small)),-Os,$(if $(call cc-refuses,$(link-time)),$(small),$(link-time)))
 endif
 
 ifneq ($(findstring musl,$(triple)),)
@@ -85,10 +86,14 @@ hardening := \
 	-fdata-sections \
 	-fno-asynchronous-unwind-tables
 
+# The largest page that hosts have.
+page-size := 4096
 arch-cflags :=
-arch-ldflags := -Wl,-z,separate-code
-link-script :=
 include arch/$(ARCH)/Makefile.flags
+# The linker's own layout leaves gaps of up to a page in the file.
+link-script := vinit.lds
+arch-ldflags := -Wl,-z,noseparate-code -Wl,-z,max-page-size=$(page-size) -Wl,-z,common-page-size=$(page-size) \
+		-Wl,-T,$(link-script)
 
 all-cflags := -std=gnu11 -D_GNU_SOURCE $(libc-cflags) -I. -include $(O)/config.h \
 	      $(warnings) $(hardening) $(arch-cflags) $(CFLAGS)

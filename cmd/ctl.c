@@ -429,7 +429,7 @@ static int read_reply(struct ctl *ctl, size_t len)
 	ctl->reply_body = end + 4;
 	len -= (size_t)(ctl->reply_body - ctl->reply);
 	field = strstr(ctl->reply, "Content-Length: ");
-	if (strlen(ctl->reply_body) == len && (field ? strtoul(field + 16, NULL, 10) : 0) == len)
+	if (strlen(ctl->reply_body) == len && (field ? strtoull(field + 16, NULL, 10) : 0) == len)
 		return 0;
 bad:
 	log_err("%s: EPROTO: the reply is not whole: check that it is a vinit that listens there",
@@ -714,7 +714,7 @@ static int attach(const char *path)
 	if (fd < 0 || wake < 0)
 		return EXIT_FAILED;
 	if (tty) {
-		fprintf(stderr, "%s: Ctrl-A d leaves, Ctrl-A a sends a Ctrl-A\n", path);
+		dprintf(STDERR_FILENO, "%s: Ctrl-A d leaves, Ctrl-A a sends a Ctrl-A\n", path);
 		terminal_claim();
 		terminal_open(STDIN_FILENO, wake);
 	}

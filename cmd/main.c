@@ -28,7 +28,7 @@ static int cmd_help(int argc, char **argv)
 {
 	if (argc && !strcmp(argv[0], "run"))
 		return cmd_run(1, (char *[]){ "--help" });
-	fputs(help, stdout);
+	printf("%s", help);
 	return 0;
 }
 
@@ -108,7 +108,7 @@ int main(int argc, char **argv)
 #endif
 	open_std_fds();
 	if (argc < 2) {
-		fputs(help, stderr);
+		dprintf(STDERR_FILENO, "%s", help);
 		return EXIT_USAGE;
 	}
 	for (unsigned int i = 0; i < sizeof(verbs) / sizeof(*verbs); i++) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #include "cmd/cmd.h"
 #include "vm/log.h"
 #include "vm/snapshot_merge.h"
@@ -17,11 +18,11 @@ static const char help[] =
 int cmd_snapshot(int argc, char **argv)
 {
 	if (argc == 1 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h"))) {
-		fputs(help, stdout);
+		printf("%s", help);
 		return 0;
 	}
 	if (argc != 3 || strcmp(argv[0], "merge")) {
-		fputs(help, stderr);
+		dprintf(STDERR_FILENO, "%s", help);
 		return EXIT_USAGE;
 	}
 	return snapshot_merge(argv[1], argv[2]) ? EXIT_FAILED : 0;

@@ -69,12 +69,35 @@ static void child_files(void)
 #endif
 }
 
+#define PATH "/bin:/sbin:/usr/bin:/usr/sbin"
+
+/* Tries the folders of PATH for a file without one. Returns what went wrong last, but for ENOENT. */
+static int exec_in_path(char *const *argv, char *const *env)
+{
+	const char *dir = PATH, *end;
+	char file[PATH_MAX];
+	int err = ENOENT;
+
+	if (strchr(argv[0], '/')) {
+		execve(argv[0], argv, env);
+		return errno;
+	}
+	for (; *dir; dir = end + !!*end) {
+		end = strchrnul(dir, ':');
+		snprintf(file, sizeof(file), "%.*s/%s", (int)(end - dir), dir, argv[0]);
+		execve(file, argv, env);
+		if (errno != ENOENT && errno != ENOTDIR)
+			err = errno;
+	}
+	return err;
+}
+
 static _Noreturn void child_exec(const struct child *child)
 {
 	char *const *argv = (char *const *)child->argv;
 	const char *term = getenv("TERM");
 	char term_word[64];
-	char *env[] = { "PATH=/bin:/sbin:/usr/bin:/usr/sbin", "HOME=/root", term_word, NULL };
+	char *env[] = { "PATH=" PATH, "HOME=/root", term_word, NULL };
 	int err;
 
 	snprintf(term_word, sizeof(term_word), "TERM=%s", term && *term ? term : "linux");
@@ -89,11 +112,12 @@ static _Noreturn void child_exec(const struct child *child)
 	if (chdir("/"))
 		log_debug("/: %s", errno_name(errno));
 	child_signals();
-	if (child->exe_fd >= 0)
+	if (child->exe_fd >= 0) {
 		fexecve(child->exe_fd, argv, env);
-	else
-		execvpe(argv[0], argv, env);
-	err = errno;
+		err = errno;
+	} else {
+		err = exec_in_path(argv, env);
+	}
 	log_err("%s: cannot run it: %s%s", argv[0], errno_name(err),
 		err == ENOENT ? ": no such file, or its interpreter is missing" : "");
 	_exit(err == ENOENT ? 127 : 126);
@@ -101,7 +125,7 @@ static _Noreturn void child_exec(const struct child *child)
 
 pid_t child_start(const struct child *child)
 {
-	pid_t pid = fork();
+	pid_t pid = _Fork();
 
 	if (pid == 0)
 		child_exec(child);

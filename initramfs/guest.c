@@ -82,29 +82,53 @@ static int add_guest(struct guests *guests, const char *dir, const char *file)
 	return 0;
 }
 
-static int is_conf(const struct dirent *entry)
+static bool is_conf(const char *name)
 {
-	size_t len = strlen(entry->d_name);
+	size_t len = strlen(name);
 
-	return len > 5 && entry->d_name[0] != '.' && !strcmp(entry->d_name + len - 5, ".conf");
+	return len > 5 && *name != '.' && !strcmp(name + len - 5, ".conf");
 }
 
-static int by_name(const struct dirent **a, const struct dirent **b)
+/* The names of the folder's guests in order; their number or -errno. */
+static int list_guests(const char *dir, char ***list)
 {
-	return strcmp((*a)->d_name, (*b)->d_name);
+	struct dirent *entry;
+	DIR *d = opendir(dir);
+	char **grown, *name;
+	int nr = 0, i;
+
+	if (!d)
+		return -errno;
+	while ((entry = readdir(d))) {
+		if (!is_conf(entry->d_name))
+			continue;
+		name = strdup(entry->d_name);
+		grown = realloc(*list, (size_t)(nr + 1) * sizeof(**list));
+		if (grown)
+			*list = grown;
+		if (!grown || !name) {
+			log_err("%s/%s: left out: no memory", dir, entry->d_name);
+			free(name);
+			continue;
+		}
+		for (i = nr++; i && strcmp(grown[i - 1], name) > 0; i--)
+			grown[i] = grown[i - 1];
+		grown[i] = name;
+	}
+	closedir(d);
+	return nr;
 }
 
 void guests_load(struct guests *guests, const char *dir)
 {
-	struct dirent **list = NULL;
-	int nr;
+	char **list = NULL;
+	int nr = list_guests(dir, &list);
 
-	nr = scandir(dir, &list, is_conf, by_name);
 	if (nr < 0) {
-		if (errno == ENOENT)
+		if (nr == -ENOENT)
 			log_debug("%s: no such folder: there are no guests", dir);
 		else
-			log_err("%s: %s: there are no guests", dir, errno_name(errno));
+			log_err("%s: %s: there are no guests", dir, errno_name(nr));
 		return;
 	}
 	guests->guest = calloc(nr ? nr : 1, sizeof(*guests->guest));
@@ -112,9 +136,9 @@ void guests_load(struct guests *guests, const char *dir)
 		log_err("%s: no memory for %d guests", dir, nr);
 	for (int i = 0; i < nr; i++) {
 		if (guests->guest && guests->nr < GUEST_MAX)
-			add_guest(guests, dir, list[i]->d_name);
+			add_guest(guests, dir, list[i]);
 		else if (guests->nr == GUEST_MAX)
-			log_err("%s/%s: more than %d guests: left out", dir, list[i]->d_name,
+			log_err("%s/%s: more than %d guests: left out", dir, list[i],
 				GUEST_MAX);
 		free(list[i]);
 	}

@@ -214,7 +214,6 @@ static void set_up(struct init *init)
 	umask(022);
 	if (chdir("/"))
 		log_warn("/: %s", errno_name(errno));
-	setenv("PATH", "/bin:/sbin:/usr/bin:/usr/sbin", 1);
 	/* From now on Ctrl-Alt-Del is a SIGINT. */
 	if (reboot(RB_DISABLE_CAD))
 		log_debug("Ctrl-Alt-Del: cannot be taken over: %s", errno_name(errno));

@@ -121,17 +121,54 @@ struct mount_list {
 	char *dir[MAX_MOUNTS];
 };
 
+struct lines {
+	int fd;
+	size_t at, len; /* of what is in buf, the part that was not given out yet */
+	char buf[8192];
+};
+
+/* The next line without its newline, NULL at the end. One that has no room comes in pieces. */
+static char *next_line(struct lines *l)
+{
+	char *line, *end;
+	ssize_t n;
+
+	for (;;) {
+		line = l->buf + l->at;
+		end = memchr(line, '\n', l->len);
+		if (end)
+			break;
+		memmove(l->buf, line, l->len);
+		l->at = 0;
+		n = read(l->fd, l->buf + l->len, sizeof(l->buf) - 1 - l->len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			if (!l->len)
+				return NULL;
+			l->buf[l->len] = '\0';
+			l->len = 0;
+			return l->buf;
+		}
+		l->len += (size_t)n;
+	}
+	*end++ = '\0';
+	l->at += (size_t)(end - line);
+	l->len -= (size_t)(end - line);
+	return line;
+}
+
 static void list_mounts(struct mount_list *list)
 {
-	char line[8192], *dir, *type, *save;
-	FILE *f = fopen("/proc/self/mounts", "re");
+	struct lines lines = { .fd = open("/proc/self/mounts", O_RDONLY | O_CLOEXEC) };
+	char *line, *dir, *type, *save;
 
 	list->nr = 0;
-	if (!f) {
+	if (lines.fd < 0) {
 		log_err("/proc/self/mounts: %s: file systems stay mounted", errno_name(errno));
 		return;
 	}
-	while (list->nr < MAX_MOUNTS && fgets(line, sizeof(line), f)) {
+	while (list->nr < MAX_MOUNTS && (line = next_line(&lines))) {
 		if (!strtok_r(line, " \n", &save))
 			continue;
 		dir = strtok_r(NULL, " \n", &save);
@@ -143,7 +180,7 @@ static void list_mounts(struct mount_list *list)
 		if (dir)
 			list->dir[list->nr++] = dir;
 	}
-	fclose(f);
+	close(lines.fd);
 }
 
 void mounts_teardown(void)

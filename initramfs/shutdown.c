@@ -69,7 +69,7 @@ static bool reap_all(unsigned int ms)
 static bool run_bounded(void (*fn)(int), int arg, unsigned int ms, const char *what)
 {
 	uint64_t end = clock_ms() + ms, say = clock_ms() + 10000;
-	pid_t pid = fork(), got;
+	pid_t pid = _Fork(), got;
 
 	if (pid == 0) {
 		fn(arg);

@@ -88,7 +88,7 @@ enum dirty_method dirty_method(const struct memory *mem)
 
 static uint64_t page_size(void)
 {
-	return (uint64_t)sysconf(_SC_PAGESIZE);
+	return (uint64_t)getpagesize();
 }
 
 static size_t nr_words(const struct memory_region *region)

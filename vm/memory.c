@@ -45,7 +45,7 @@ static uint64_t huge_size(const char *path, const char *word, uint64_t unit)
 	if (!at)
 		return HUGE_DEFAULT;
 	size = strtoull(at + strlen(word), NULL, 10) * unit;
-	return size >= (uint64_t)sysconf(_SC_PAGESIZE) && size <= HUGE_MAX && !(size & (size - 1)) ?
+	return size >= (uint64_t)getpagesize() && size <= HUGE_MAX && !(size & (size - 1)) ?
 		       size :
 		       HUGE_DEFAULT;
 }
@@ -185,7 +185,7 @@ void memory_take_out(struct memory *mem, uint32_t slot)
 int memory_add_ram(struct memory *mem, uint64_t gpa, uint64_t size, enum memory_backing backing)
 {
 	uint64_t align = backing == MEMORY_HUGETLB ? huge_size("/proc/meminfo", "Hugepagesize:", 1024) :
-						     (uint64_t)sysconf(_SC_PAGESIZE);
+						     (uint64_t)getpagesize();
 	struct memory_region region = { .gpa = gpa, .size = size };
 	const struct memory_region *other;
 	int ret;

@@ -45,7 +45,7 @@ _Static_assert(MEMORY_MAX_REGIONS <= MEMORY_FILE_MAX_REGIONS, "regions of a gues
 
 static uint64_t host_page(void)
 {
-	return sysconf(_SC_PAGESIZE);
+	return getpagesize();
 }
 
 void memory_file_layout_init(struct memory_file_layout *l)

@@ -75,7 +75,7 @@ static void tell_undone(const struct memory *mem, const struct memory_watch *ref
 /* All that is wrong without a look at the file or KVM. */
 static int check_place(const struct memory *mem, const struct region_spec *spec, char *why)
 {
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t page = (uint64_t)getpagesize();
 	const struct memory_region *other;
 
 	if (!spec->size)

@@ -297,8 +297,8 @@ int arch_check(const struct kvm *kvm)
 	/* Said already where KVM_CAP_IRQCHIP is missing, which is the usual reason. */
 	if (!v2 && !v3 && kvm_has(kvm->fd, KVM_CAP_IRQCHIP))
 		printf("MISSING  GIC: KVM makes neither a GICv3 nor a GICv2\n");
-	printf("ok       aarch64: addresses of %d bits, host pages of %ld KiB, SVE %s, pointer "
-	       "authentication %s\n", bits ? bits : 40, sysconf(_SC_PAGESIZE) / 1024,
+	printf("ok       aarch64: addresses of %d bits, host pages of %d KiB, SVE %s, pointer "
+	       "authentication %s\n", bits ? bits : 40, getpagesize() / 1024,
 	       kvm_has(kvm->fd, KVM_CAP_ARM_SVE) ? "yes" : "no",
 	       has_pointer_auth(kvm->fd) ? "yes" : "no");
 	return !v2 && !v3;

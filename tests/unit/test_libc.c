@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT */
+/* vm/libc.c beside the C library that this test is linked with: the same words, the same answer. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "tests/unit/test.h"
+
+#define snprintf  own_snprintf
+#define vsnprintf own_vsnprintf
+#define dprintf	  own_dprintf
+#define printf	  own_printf
+#define puts	  own_puts
+#define putchar	  own_putchar
+#define strtoull  own_strtoull
+#define strstr	  own_strstr
+#include "vm/libc.c"
+#undef snprintf
+#undef vsnprintf
+#undef dprintf
+#undef printf
+#undef puts
+#undef putchar
+#undef strtoull
+#undef strstr
+
+/* The sizes are all that matter at an end: nothing, one, cut short, just cut, just enough, plenty. */
+#define SAME(...)                                                                                  \
+	do {                                                                                       \
+		int want_ = snprintf(NULL, 0, __VA_ARGS__);                                        \
+		size_t sizes_[] = { 0, 1, 2, 5, (size_t)want_, (size_t)want_ + 1, 300 };           \
+		for (size_t i_ = 0; i_ < sizeof(sizes_) / sizeof(*sizes_); i_++) {                 \
+			char their[310], ours[310];                                                     \
+			memset(their, '~', sizeof(their));                                               \
+			memset(ours, '~', sizeof(ours));                                               \
+			snprintf(their, sizes_[i_], __VA_ARGS__);                                     \
+			CHECK_EQ(own_snprintf(ours, sizes_[i_], __VA_ARGS__), want_);                \
+			if (memcmp(their, ours, sizeof(their))) {                                          \
+				printf("  %zu bytes: \"%.300s\", not \"%.300s\"\n", sizes_[i_],    \
+				       ours, their);                                                    \
+				CHECK(!"the same");                                                \
+			}                                                                          \
+		}                                                                                  \
+	} while (0)
+
+#pragma GCC diagnostic ignored "-Wformat-truncation"
+#pragma GCC diagnostic ignored "-Wformat-zero-length"
+#pragma GCC diagnostic ignored "-Wformat="
+
+static void numbers(void)
+{
+	static const int64_t values[] = {
+		0, 1, -1, 9, 10, 255, 4096, INT_MAX, INT_MIN, UINT_MAX, INT64_MAX, INT64_MIN, -4096,
+	};
+
+	for (size_t i = 0; i < sizeof(values) / sizeof(*values); i++) {
+		int64_t v = values[i];
+
+		SAME("%d %i|%5d|%-5d|%05d|%ld %lld %zd %jd", (int)v, (int)v, (int)v, (int)v, (int)v,
+		     (long)v, (long long)v, (ssize_t)v, (intmax_t)v);
+		SAME("%u|%12u|%-12u|%012u|%lu %llu %zu", (unsigned int)v, (unsigned int)v,
+		     (unsigned int)v, (unsigned int)v, (unsigned long)v, (unsigned long long)v,
+		     (size_t)v);
+		SAME("%x %X|%02x|%03X|%04x|%8x|%-8x|%016llx", (unsigned int)v, (unsigned int)v,
+		     (unsigned int)v, (unsigned int)v, (unsigned int)v, (unsigned int)v,
+		     (unsigned int)v, (unsigned long long)v);
+		SAME("%#x|%#X|%#10x|%-#10x|%#010x|%#zx|%#llx", (unsigned int)v, (unsigned int)v,
+		     (unsigned int)v, (unsigned int)v, (unsigned int)v, (size_t)v,
+		     (unsigned long long)v);
+		SAME("%" PRIu64 " %" PRId64 " %#" PRIx64 " %" PRIu32 " %#" PRIx32, (uint64_t)v, v,
+		     (uint64_t)v, (uint32_t)v, (uint32_t)v);
+		SAME("%*d|%*d|%-*u", 7, (int)v, -7, (int)v, 3, (unsigned int)v);
+	}
+}
+
+static void words(void)
+{
+	char open_end[4] = { 'a', 'b', 'c', 'd' };
+
+	SAME("");
+	SAME("plain, 100%%");
+	SAME("%s", "");
+	SAME("%s%s%c", "a", "bc", 'd');
+	SAME("|%5s|%-5s|%1s|%*s|%-*s|%*s|", "ab", "ab", "ab", 6, "ab", 6, "ab", -6, "ab");
+	SAME("|%.2s|%.0s|%.9s|%.*s|%.*s|%6.2s|%-6.2s|", "abc", "abc", "abc", 1, "abc", -1, "abc", "abc",
+	     "abc");
+	SAME("|%3c|%-3c|%c|", 'x', 'x', 0);
+	SAME("%.4s|%.*s", open_end, 3, open_end);
+	SAME("%*s", 40, "");
+	SAME("%p", (void *)0x1234);
+}
+
+static void unknown_is_seen(void)
+{
+	const char *volatile odd[] = { "a %q b", "a %", "%5", "%lf", "%.3", "a %hd %s" };
+	char buf[64];
+
+	for (size_t i = 0; i < sizeof(odd) / sizeof(*odd); i++) {
+		CHECK_EQ(own_snprintf(buf, sizeof(buf), odd[i], 1), strlen(odd[i]));
+		CHECK_STR(buf, odd[i]);
+	}
+	own_snprintf(buf, sizeof(buf), "%s", (const char *volatile){ NULL });
+	CHECK_STR(buf, "(null)");
+}
+
+/* More than the buffer on the way, through a pipe that takes it in pieces. */
+static void prints(void)
+{
+	char text[3000], got[8192];
+	int pipes[2], saved = dup(1);
+	ssize_t n, len = 0;
+
+	memset(text, 't', sizeof(text));
+	text[sizeof(text) - 1] = '\0';
+	CHECK(!pipe2(pipes, O_CLOEXEC));
+	fflush(stdout);
+	dup2(pipes[1], 1);
+	own_dprintf(pipes[1], "%s|%d", text, 7);
+	own_printf("%s%c", "out", '!');
+	own_puts(text);
+	own_putchar('.');
+	dup2(saved, 1);
+	close(saved);
+	close(pipes[1]);
+	while ((n = read(pipes[0], got + len, sizeof(got) - (size_t)len)) > 0)
+		len += n;
+	close(pipes[0]);
+	CHECK_EQ(len, 2999 + 2 + 4 + 3000 + 1);
+	CHECK(!memcmp(got, text, 2999));
+	CHECK(!memcmp(got + 2999, "|7out!t", 7));
+	CHECK(!memcmp(got + len - 3, "t\n.", 3));
+}
+
+static void numbers_read(void)
+{
+	static const char *const texts[] = {
+		"0", "1", "12x", "x", "", "0x10", "0X1f", "0x", "0xg", "010", "08", "ff", "18446744073709551615",
+		"18446744073709551616", "99999999999999999999999", "0xffffffffffffffff", "0x10000000000000000",
+	};
+	static const int bases[] = { 0, 10, 8 };
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
+		for (size_t b = 0; b < sizeof(bases) / sizeof(*bases); b++) {
+			char *end, *own_end;
+			unsigned long long n;
+			int err;
+
+			errno = 0;
+			n = strtoull(texts[i], &end, bases[b]);
+			err = errno;
+			errno = 0;
+			CHECK_EQ(own_strtoull(texts[i], &own_end, bases[b]), n);
+			CHECK_EQ(errno, err);
+			CHECK(own_end == end);
+			CHECK_EQ(own_strtoull(texts[i], NULL, bases[b]), n);
+		}
+	}
+}
+
+static void words_found(void)
+{
+	static const char *const hay[] = { "", "a", "ab", "aab", "abab\r\n\r\nx", "\r\n\r", "aaaaab" };
+	static const char *const words[] = { "", "a", "ab", "b", "\r\n\r\n", "aaab", "abc" };
+
+	for (size_t i = 0; i < sizeof(hay) / sizeof(*hay); i++) {
+		for (size_t j = 0; j < sizeof(words) / sizeof(*words); j++)
+			CHECK(own_strstr(hay[i], words[j]) == strstr(hay[i], words[j]));
+	}
+}
+
+int main(void)
+{
+	RUN(numbers);
+	RUN(words);
+	RUN(unknown_is_seen);
+	RUN(prints);
+	RUN(numbers_read);
+	RUN(words_found);
+	return TEST_RESULT();
+}

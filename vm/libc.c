@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Functions of the C library, as much of them as is used here: its own are ten times the size, since
+ * its printf() alone brings floating point, wide characters, error texts and buffered files along.
+ * The names are the standard's, so that the compiler checks the calls. No function here allocates or
+ * takes a lock.
+ *
+ * Of printf(): flags - # 0, a width and a string's precision as numbers or *, lengths l ll j t z,
+ * conversions d i u x X p c s %. What is not among them is printed as it stands, from its % on.
+ * What goes to a file goes there at once: nothing is left to flush.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Every length modifier but none is this long, which int64_t is, too. */
+_Static_assert(sizeof(long) == 8 && sizeof(long long) == 8 && sizeof(size_t) == 8, "LP64");
+
+/* The compiler makes calls of these by itself, of printf() say, when what is unused was dropped. */
+#define KEPT __attribute__((used))
+
+/* --- printf() and its kind ------------------------------------------------------------------ */
+
+struct out {
+	char *buf;
+	size_t size;
+	size_t len; /* of all that was put; what has no room is only counted */
+	int fd;	    /* what fills @buf goes here; -1 for none */
+};
+
+static void flush(struct out *o)
+{
+	size_t done = 0;
+	ssize_t n;
+
+	while (done < o->len) {
+		n = write(o->fd, o->buf + done, o->len - done);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			break; /* there is nowhere to say so */
+		done += (size_t)n;
+	}
+	o->len = 0;
+}
+
+static void put(struct out *o, const char *s, size_t len)
+{
+	for (; len; len--, s++) {
+		if (o->fd >= 0 && o->len == o->size)
+			flush(o);
+		if (o->len < o->size)
+			o->buf[o->len] = *s;
+		o->len++;
+	}
+}
+
+static void pad(struct out *o, char c, int n)
+{
+	for (; n > 0; n--)
+		put(o, &c, 1);
+}
+
+struct spec {
+	bool left, alt, zero, wide;
+	int width, precision; /* -1: none */
+};
+
+/* Text of @len bytes behind its sign or 0x, in the width asked for. */
+static void put_field(struct out *o, const struct spec *s, const char *prefix, const char *text,
+		      size_t len)
+{
+	int blanks = s->width - (int)(strlen(prefix) + len);
+
+	if (!s->left && !s->zero)
+		pad(o, ' ', blanks);
+	put(o, prefix, strlen(prefix));
+	if (!s->left && s->zero)
+		pad(o, '0', blanks);
+	put(o, text, len);
+	if (s->left)
+		pad(o, ' ', blanks);
+}
+
+static void put_number(struct out *o, const struct spec *s, const char *prefix, unsigned long value,
+		       unsigned int base, bool capital)
+{
+	char digits[24], *p = digits + sizeof(digits);
+
+	do {
+		*--p = (capital ? "0123456789ABCDEF" : "0123456789abcdef")[value % base];
+		value /= base;
+	} while (value);
+	put_field(o, s, prefix, p, (size_t)(digits + sizeof(digits) - p));
+}
+
+/* A width or precision of digits, none being 0. */
+static int number(const char **f)
+{
+	int n = 0;
+
+	for (; **f >= '0' && **f <= '9' && n < 10000; (*f)++)
+		n = n * 10 + **f - '0';
+	return n;
+}
+
+static const char *flags(const char *f, struct spec *s)
+{
+	*s = (struct spec){ .precision = -1 };
+	for (;; f++) {
+		if (*f == '-')
+			s->left = true;
+		else if (*f == '#')
+			s->alt = true;
+		else if (*f == '0')
+			s->zero = true;
+		else
+			return f;
+	}
+}
+
+static void format(struct out *o, const char *f, va_list ap)
+{
+	const char *start, *text;
+	struct spec s;
+	unsigned long value;
+	char c;
+
+	for (; *f; f++) {
+		start = f;
+		if (*f != '%') {
+			put(o, f, 1);
+			continue;
+		}
+		f = flags(f + 1, &s);
+		s.width = *f == '*' ? f++, va_arg(ap, int) : number(&f);
+		if (s.width < 0) {
+			s.left = true;
+			s.width = -s.width;
+		}
+		if (*f == '.') {
+			f++;
+			s.precision = *f == '*' ? f++, va_arg(ap, int) : number(&f);
+		}
+		for (; *f && strchr("lzjt", *f); f++)
+			s.wide = true;
+		switch (*f) {
+		case 'd':
+		case 'i':
+			value = (unsigned long)(s.wide ? va_arg(ap, long) : va_arg(ap, int));
+			if ((long)value < 0)
+				put_number(o, &s, "-", -value, 10, false);
+			else
+				put_number(o, &s, "", value, 10, false);
+			break;
+		case 'u':
+		case 'x':
+		case 'X':
+			value = s.wide ? va_arg(ap, unsigned long) : va_arg(ap, unsigned int);
+			put_number(o, &s, !s.alt || !value || *f == 'u' ? "" : *f == 'X' ? "0X" : "0x",
+				   value, *f == 'u' ? 10 : 16, *f == 'X');
+			break;
+		case 'p':
+			put_number(o, &s, "0x", (unsigned long)va_arg(ap, void *), 16, false);
+			break;
+		case 'c':
+			c = (char)va_arg(ap, int);
+			put_field(o, &s, "", &c, 1);
+			break;
+		case 's':
+			text = va_arg(ap, const char *);
+			if (!text)
+				text = "(null)";
+			put_field(o, &s, "", text,
+				  s.precision < 0 ? strlen(text) : strnlen(text, (size_t)s.precision));
+			break;
+		case '%':
+			put(o, f, 1);
+			break;
+		default:
+			put(o, start, strlen(start));
+			return;
+		}
+	}
+}
+
+KEPT int vsnprintf(char *buf, size_t size, const char *fmt, va_list ap)
+{
+	struct out o = { .buf = buf, .size = size, .fd = -1 };
+
+	format(&o, fmt, ap);
+	if (size)
+		buf[o.len < size ? o.len : size - 1] = '\0';
+	return (int)o.len;
+}
+
+KEPT int snprintf(char *buf, size_t size, const char *fmt, ...)
+{
+	va_list ap;
+	int len;
+
+	va_start(ap, fmt);
+	len = vsnprintf(buf, size, fmt, ap);
+	va_end(ap);
+	return len;
+}
+
+/* Those that print return 0 always: nobody counts what they wrote. */
+static void print(int fd, const char *fmt, va_list ap)
+{
+	char buf[512];
+	struct out o = { .buf = buf, .size = sizeof(buf), .fd = fd };
+
+	format(&o, fmt, ap);
+	flush(&o);
+}
+
+KEPT int dprintf(int fd, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	print(fd, fmt, ap);
+	va_end(ap);
+	return 0;
+}
+
+KEPT int printf(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	print(STDOUT_FILENO, fmt, ap);
+	va_end(ap);
+	return 0;
+}
+
+/* What the compiler makes of printf() where it knows the format. */
+KEPT int puts(const char *s)
+{
+	return dprintf(STDOUT_FILENO, "%s\n", s);
+}
+
+KEPT int putchar(int c)
+{
+	return dprintf(STDOUT_FILENO, "%c", c);
+}
+
+/* --- numbers and words ---------------------------------------------------------------------- */
+
+static unsigned int digit(char c)
+{
+	return c >= '0' && c <= '9' ? (unsigned int)(c - '0') :
+	       (c | 32) >= 'a' && (c | 32) <= 'z' ? (unsigned int)((c | 32) - 'a') + 10 :
+						    UINT_MAX;
+}
+
+/* Of digits only: no blanks and no sign in front, and no file that this reads has any there. */
+KEPT unsigned long long strtoull(const char *s, char **end, int base)
+{
+	unsigned long long n = 0;
+	bool over = false;
+
+	if (!base) {
+		base = *s == '0' ? 8 : 10;
+		if (*s == '0' && (s[1] | 32) == 'x' && digit(s[2]) < 16) {
+			base = 16;
+			s += 2;
+		}
+	}
+	for (; digit(*s) < (unsigned int)base; s++)
+		over |= __builtin_mul_overflow(n, (unsigned int)base, &n) ||
+			__builtin_add_overflow(n, digit(*s), &n);
+	if (over) {
+		errno = ERANGE;
+		n = ULLONG_MAX;
+	}
+	if (end)
+		*end = (char *)s;
+	return n;
+}
+
+KEPT char *strstr(const char *s, const char *word)
+{
+	size_t len = strlen(word);
+
+	while (strncmp(s, word, len)) {
+		if (!*s++)
+			return NULL;
+	}
+	return (char *)s;
+}
