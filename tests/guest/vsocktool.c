@@ -47,6 +47,15 @@ struct tool {
 static const char *volatile step = "start";
 static const char *verb_name = "";
 
+/* SIGTERM: round trips end after the one under way, and well. */
+static volatile sig_atomic_t told_to_end;
+
+static void on_term(int sig)
+{
+	(void)sig;
+	told_to_end = 1;
+}
+
 static uint64_t now_ms(void)
 {
 	struct timespec ts;
@@ -579,7 +588,7 @@ static int trip_recv(struct trips *trips, struct trip *trip)
 		return 0;
 
 	trip->sent = trip->got = 0;
-	if (++trip->round < trips->rounds)
+	if (++trip->round < trips->rounds && !told_to_end)
 		return 0;
 	trip->closed = true;
 	if (shutdown(trip->fd, SHUT_WR))
@@ -635,6 +644,7 @@ static int trips_run(const struct tool *tool, struct trips *trips, uint64_t cid,
 			return fail_errno("fcntl");
 	}
 	step = "round trips";
+	signal(SIGTERM, on_term);
 	trips->left = trips->nr;
 	while (!r && trips->left)
 		r = trips_step(tool, trips);
@@ -660,7 +670,7 @@ static int trips_main(struct tool *tool, const uint64_t *arg, uint64_t conns, ui
 	r = trips_run(tool, &trips, arg[0], arg[1]);
 	if (!r)
 		printf("ok %s connections=%u rounds=%lu size=%zu ms=%llu\n", verb_name, trips.nr,
-		       trips.rounds, trips.size,
+		       trips.trip[0].round, trips.size,
 		       (unsigned long long)(now_ms() - tool->start_ms));
 	return r;
 }
@@ -938,7 +948,7 @@ static int usage(void)
 	fputs("usage: vsocktool [--timeout SECONDS] VERB ...\n"
 	      "  listen PORT echo [--count N] [--seqpacket]\n"
 	      "      until N connections are served; without --count, until the timeout\n"
-	      "  pingpong CID PORT N SIZE            N round trips with an echo\n"
+	      "  pingpong CID PORT N SIZE            N round trips with an echo; SIGTERM ends them\n"
 	      "  many CID PORT CONNS ROUNDS SIZE     the same on many connections at once\n"
 	      "  send CID PORT BYTES                 a stream to a recv, checksums compared\n"
 	      "  recv PORT BYTES                     takes one such stream\n"

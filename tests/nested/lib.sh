@@ -59,3 +59,10 @@ guest_tools() {
 	make -s guest-tools ARCH="$ARCH" >&2 &&
 		scripts/mkguest -a "$ARCH" -o "$tools_initrd" -f "$tools/vsocktool:/bin/vsocktool" >/dev/null || exit 1
 }
+
+# The same with the load that guests bear while they are paused and saved.
+load_initrd() {
+	guest_tools
+	load_initrd=build/$ARCH/guest-load-6.12.cpio
+	scripts/mkguest -a "$ARCH" -o "$load_initrd" -f "$tools/vsocktool:/bin/vsocktool" -f "$tools/load:/bin/load" >/dev/null || exit 1
+}

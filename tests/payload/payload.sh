@@ -685,6 +685,181 @@ if wanted console-unix; then
 	fi
 fi
 
+# --- driven from outside ----------------------------------------------------------------------------
+
+# ctl VERB...: to what was started with --api-sock "$tmp/sock"; what it says is in $tmp/reply. $status
+ctl() {
+	timeout -s KILL 30 "$VINIT" ctl --sock "$tmp/sock" "$@" >"$tmp/reply" 2>&1
+	status=$?
+}
+
+# refused PATTERN VERB...: a sentence, and exit status 1
+refused() {
+	pattern=$1
+	shift
+	ctl "$@"
+	if [ $status = 1 ] && grep -q -- "$pattern" "$tmp/reply"; then
+		good "refused: $*"
+	else
+		bad "ctl $*: status $status, not 1, or it does not say \"$pattern\": $(cat "$tmp/reply")"
+	fi
+}
+
+# driven PAYLOAD OPTION...: starts it, with descriptor 3 as its console's input
+driven() {
+	rm -f "$tmp/in" "$tmp/sock"
+	mkfifo "$tmp/in"
+	exec 3<>"$tmp/in"
+	stdin=$tmp/in
+	start "$@" --api-sock "$tmp/sock"
+	wait_for "$out" ready || bad "the guest does not come up"
+}
+
+# tell LETTER: the payload does it; what it says of it is in $tmp/news
+tell() {
+	lines=$(wc -l <"$out") told=$(grep -c '^did ' "$out") tries=300
+	printf %s "$1" >&3
+	until [ "$(grep -c '^did ' "$out")" -gt "$told" ]; do
+		[ $((tries -= 1)) -gt 0 ] && kill -0 "$pid" 2>/dev/null || { bad "the payload does not do \"$1\""; break; }
+		sleep 0.1
+	done
+	tail -n +$((lines + 1)) "$out" >"$tmp/news"
+}
+
+# numbers LOW HIGH
+numbers() { awk -v i="$1" -v end="$2" 'BEGIN { for (; i <= end; i++) print i }'; }
+
+# pages: of lines "ADDRESS BYTES", one a line, without the payload's own
+pages() {
+	awk -v size="$page" -v low="$own" -v high=$((own + own_size)) \
+		'{ for (i = int($1 / size); i * size < $1 + $2; i++) if (i * size < low || i * size >= high) print i }' | sort -n | uniq
+}
+
+# logged WHAT: the dirty log has the pages in $tmp/expected, and no other
+logged() {
+	ctl --json dirty read
+	tr '[]' '\n\n' <"$tmp/reply" | grep '^[0-9]' | tr ',' ' ' | pages >"$tmp/logged"
+	if [ $status = 0 ] && grep -q '"exact":true' "$tmp/reply" && cmp -s "$tmp/logged" "$tmp/expected"; then
+		good "dirty log: $1 ($(wc -l <"$tmp/expected" | tr -d ' ') pages)"
+	else
+		bad "dirty log: $1: status $status, $(wc -l <"$tmp/logged") pages of $(wc -l <"$tmp/expected"), missing or too many: \
+$(sort "$tmp/logged" "$tmp/expected" | uniq -u | head -n 5 | tr '\n' ' ') $(head -c 100 "$tmp/reply")"
+	fi
+}
+
+wrote() { sed -n 's/^wrote //p' "$tmp/news" | pages >"$tmp/expected"; }
+
+if wanted dirty-log; then
+	page=$(awk '/^KernelPageSize/ { print $2 * 1024; exit }' /proc/self/smaps)
+	case $arch in
+	x86_64) at=4294967296 ;;
+	aarch64) at=2147483648 ;;
+	esac
+	size=1048576
+	driven pages --memory 64M --cmdline "at=$at size=$size"
+	own=$(sed -n 's/^own \([0-9]*\) .*/\1/p' "$out") own_size=$(sed -n 's/^own [0-9]* //p' "$out")
+	refused 'log' dirty read
+	ctl dirty on
+	is $status 0 "the log goes on"
+	ctl dirty on
+	is $status 0 "once more is no change"
+	ctl dirty status
+	good "status: $(tr '\n' ' ' <"$tmp/reply")"
+	: >"$tmp/expected"
+	ctl dirty read
+	logged "what has not been written is not in it"
+	tell w
+	wrote
+	logged "exactly what was written"
+	: >"$tmp/expected"
+	logged "it was cleared by being read"
+	tell r
+	logged "reading writes nothing"
+	ctl --json memory add $at $size
+	is $status 0 "a region is added"
+	slot=$(sed -n 's/.*"slot":\([0-9]*\).*/\1/p' "$tmp/reply")
+	refused 'overlap\|EEXIST' memory add $((at + size - 65536)) 131072
+	refused . memory add $((at + 1)) $size
+	echo "$at $size" | pages >"$tmp/expected"
+	logged "a new region counts as written"
+	tell x
+	wrote
+	logged "exactly what was written in both regions"
+	ctl pause
+	tell_paused=$(wc -l <"$out")
+	printf x >&3
+	: >"$tmp/expected"
+	logged "nothing while it is paused"
+	is "$(wc -l <"$out")" "$tell_paused" "a paused guest does nothing"
+	tries=100 told=$(grep -c '^did ' "$out")
+	ctl resume
+	until [ "$(grep -c '^did ' "$out")" -gt "$told" ] || [ $((tries -= 1)) -eq 0 ]; do sleep 0.1; done
+	tail -n +$((tell_paused + 1)) "$out" >"$tmp/news"
+	wrote
+	logged "and what it wrote after that"
+	tell r
+	ctl memory remove "$slot"
+	is $status 0 "the region is removed"
+	refused . memory remove "$slot"
+	refused . memory remove 0
+	ctl dirty off
+	is $status 0 "the log goes off"
+	refused 'log' dirty read
+	ctl dirty on
+	: >"$tmp/expected"
+	logged "what was written while it was off is not in it"
+	printf q >&3
+	finish
+	exec 3>&-
+	findings 0
+fi
+
+if wanted interrupt-numbers; then
+	case $arch in
+	x86_64) last=23 level=10 ;;
+	aarch64) last=63 level=40 ;;
+	esac
+	driven lines --cmdline gsi=$level
+	taken=
+	for n in $(numbers 0 64); do
+		ctl irq "$n" pulse
+		if [ $status = 0 ]; then
+			taken="$taken$n "
+		elif ! { [ $status = 1 ] && grep -q 'GSI\|interrupt' "$tmp/reply"; }; then
+			bad "irq $n: status $status: $(cat "$tmp/reply")"
+		fi
+	done
+	tell c
+	is "$taken" "$(numbers 0 $last | tr '\n' ' ')" "numbers that are taken"
+	is "$(grep -v '^did' "$tmp/news")" "$(numbers 0 $last | sed 's/.*/count & 1/')" "each of them arrives, once, as what it is"
+	tell c
+	is "$(grep -v '^did' "$tmp/news")" "" "and no other later"
+
+	# stays WHAT: the level is there, again and again; or not
+	stays() {
+		tell c
+		is "$(grep -v '^did' "$tmp/news")" "$2" "a level: $1"
+	}
+	tell l
+	stays "a line that is down" ""
+	ctl irq $level up
+	is $status 0 "it is raised"
+	stays "the guest's end of the interrupt does not take it down" "count $level 20"
+	tell o
+	stays "nor does time" "count $level 20"
+	ctl irq $level down
+	is $status 0 "it is lowered"
+	tell o
+	stays "then it is down" ""
+	refused . irq 4294967295 up
+	ctl irq $level sideways
+	is $status 2 "no such level"
+	printf q >&3
+	finish
+	exec 3>&-
+	findings 0
+fi
+
 # --- a driver that means harm -----------------------------------------------------------------------
 
 if wanted hostile; then

@@ -1,0 +1,8 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# shellcheck source=tests/nested/lib.sh
+. "$(dirname "$0")/lib.sh"
+load_initrd
+make -s payloads ARCH="$ARCH" >&2 || exit 1
+suite snapshot -m 3072 -t "$(scaled 500)" -f tests/nested/host/agent.sh:/t/agent.sh -f "$tools/vsocktool:/t/vsocktool" \
+	-f "$load_initrd:/t/6.12/initrd" -f "$(fast 6.12):/t/6.12/fast" -f "build/$ARCH/payload/pages:/t/pages"
