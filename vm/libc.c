@@ -2,21 +2,25 @@
 /*
  * Functions of the C library, as much of them as is used here: its own are ten times the size, since
  * its printf() alone brings floating point, wide characters, error texts and buffered files along.
- * The names are the standard's, so that the compiler checks the calls. No function here allocates or
- * takes a lock.
+ * The names are the standard's, so that the compiler checks the calls.
  *
  * Of printf(): flags - # 0, a width and a string's precision as numbers or *, lengths l ll j t z,
  * conversions d i u x X p c s %. What is not among them is printed as it stands, from its % on.
  * What goes to a file goes there at once: nothing is left to flush.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Every length modifier but none is this long, which int64_t is, too. */
@@ -295,4 +299,129 @@ KEPT char *strstr(const char *s, const char *word)
 			return NULL;
 	}
 	return (char *)s;
+}
+
+/* --- files ---------------------------------------------------------------------------------- */
+
+/* The kernel knows, and /proc tells: a host without it has no pagemap and no snapshot either. */
+KEPT char *realpath(const char *path, char *out)
+{
+	char link[32], whole[PATH_MAX];
+	int fd = open(path, O_PATH | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return NULL;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	n = readlink(link, whole, sizeof(whole) - 1);
+	close(fd);
+	if (n < 0)
+		return NULL;
+	whole[n] = '\0';
+	return out ? strcpy(out, whole) : strdup(whole);
+}
+
+/* --- locks ---------------------------------------------------------------------------------- */
+
+/*
+ * Plain locks and conditions, of one process and without kinds: U. Drepper, "Futexes are tricky",
+ * mutex2, and a condition that is a count of what happened. What takes a mutex or a condition must
+ * be among these here, since the C library's other functions know another inside: tests/unit/build.sh
+ * sees that none of them is linked.
+ */
+enum { LOCK_FREE, LOCK_HELD, LOCK_WAITED_FOR };
+
+/* Until @word is not @value any more, it is woken, or @end of the monotonic clock: ETIMEDOUT. */
+static int futex_wait(int *word, int value, const struct timespec *end)
+{
+	if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, value, end, NULL,
+		    FUTEX_BITSET_MATCH_ANY) < 0 && errno == ETIMEDOUT)
+		return ETIMEDOUT;
+	return 0;
+}
+
+static void futex_wake(int *word, int nr)
+{
+	syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, nr);
+}
+
+KEPT int pthread_mutex_init(pthread_mutex_t *m, const pthread_mutexattr_t *attr)
+{
+	*m = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+	return 0;
+}
+
+KEPT int pthread_mutex_destroy(pthread_mutex_t *m)
+{
+	return 0;
+}
+
+KEPT int pthread_mutex_lock(pthread_mutex_t *m)
+{
+	int *word = (int *)m, was = LOCK_FREE, saved = errno;
+
+	if (__atomic_compare_exchange_n(word, &was, LOCK_HELD, false, __ATOMIC_ACQUIRE,
+					__ATOMIC_RELAXED))
+		return 0;
+	/* From now on whoever lets go wakes one: too often at most. */
+	while (__atomic_exchange_n(word, LOCK_WAITED_FOR, __ATOMIC_ACQUIRE) != LOCK_FREE)
+		futex_wait(word, LOCK_WAITED_FOR, NULL);
+	errno = saved;
+	return 0;
+}
+
+KEPT int pthread_mutex_unlock(pthread_mutex_t *m)
+{
+	int *word = (int *)m, saved = errno;
+
+	if (__atomic_exchange_n(word, LOCK_FREE, __ATOMIC_RELEASE) == LOCK_WAITED_FOR)
+		futex_wake(word, 1);
+	errno = saved;
+	return 0;
+}
+
+/* Its time is that of the monotonic clock, whatever @attr says: no caller wants the other one. */
+KEPT int pthread_cond_init(pthread_cond_t *c, const pthread_condattr_t *attr)
+{
+	*c = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+	return 0;
+}
+
+KEPT int pthread_cond_destroy(pthread_cond_t *c)
+{
+	return 0;
+}
+
+KEPT int pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *end)
+{
+	int *count = (int *)c, saved = errno;
+	/* Under the lock: who changes what is waited for does so under it, and counts afterwards. */
+	int before = __atomic_load_n(count, __ATOMIC_RELAXED), ret;
+
+	pthread_mutex_unlock(m);
+	ret = futex_wait(count, before, end);
+	pthread_mutex_lock(m);
+	errno = saved;
+	return ret;
+}
+
+KEPT int pthread_cond_wait(pthread_cond_t *c, pthread_mutex_t *m)
+{
+	return pthread_cond_timedwait(c, m, NULL);
+}
+
+/* Wakes all, and those who need not have been look again. */
+KEPT int pthread_cond_broadcast(pthread_cond_t *c)
+{
+	int saved = errno;
+
+	__atomic_fetch_add((int *)c, 1, __ATOMIC_RELAXED);
+	futex_wake((int *)c, INT_MAX);
+	errno = saved;
+	return 0;
+}
+
+KEPT int pthread_cond_signal(pthread_cond_t *c)
+{
+	return pthread_cond_broadcast(c);
 }

@@ -4,9 +4,11 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #include "tests/unit/test.h"
 
@@ -18,6 +20,17 @@
 #define putchar	  own_putchar
 #define strtoull  own_strtoull
 #define strstr	  own_strstr
+#define realpath  own_realpath
+#define pthread_mutex_init own_mutex_init
+#define pthread_mutex_destroy own_mutex_destroy
+#define pthread_mutex_lock own_mutex_lock
+#define pthread_mutex_unlock own_mutex_unlock
+#define pthread_cond_init own_cond_init
+#define pthread_cond_destroy own_cond_destroy
+#define pthread_cond_wait own_cond_wait
+#define pthread_cond_timedwait own_cond_timedwait
+#define pthread_cond_signal own_cond_signal
+#define pthread_cond_broadcast own_cond_broadcast
 #include "vm/libc.c"
 #undef snprintf
 #undef vsnprintf
@@ -27,6 +40,7 @@
 #undef putchar
 #undef strtoull
 #undef strstr
+#undef realpath
 
 /* The sizes are all that matter at an end: nothing, one, cut short, just cut, just enough, plenty. */
 #define SAME(...)                                                                                  \
@@ -172,6 +186,130 @@ static void words_found(void)
 	}
 }
 
+static void whole_paths(void)
+{
+	static const char *const paths[] = { "/", ".", "/proc/self/../self", "/dev/null", "/usr/../tmp/.",
+					     "/nowhere/at/all", "", "/dev/null/x" };
+	char own[PATH_MAX], their[PATH_MAX];
+
+	for (size_t i = 0; i < sizeof(paths) / sizeof(*paths); i++) {
+		char *a, *b = realpath(paths[i], their);
+		int err = errno;
+
+		errno = 0;
+		a = own_realpath(paths[i], own);
+		CHECK_EQ(!a, !b);
+		if (a && b)
+			CHECK_STR(own, their);
+		else
+			CHECK_EQ(errno, err);
+		a = own_realpath(paths[i], NULL);
+		CHECK_EQ(!a, !b);
+		if (a && b)
+			CHECK_STR(a, their);
+		free(a);
+	}
+}
+
+/* --- locks: several threads, one sum; then turns, which are lost for good if one wake-up is --- */
+
+#define THREADS 4
+#define ROUNDS	20000
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t turned;
+	unsigned long sum;
+	unsigned int turn;
+	struct timespec end;
+} shared = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static struct timespec in_ms(unsigned int ms)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	ts.tv_nsec += (long)(ms % 1000) * 1000000;
+	ts.tv_sec += ms / 1000 + ts.tv_nsec / 1000000000;
+	ts.tv_nsec %= 1000000000;
+	return ts;
+}
+
+static void *adds(void *unused)
+{
+	for (int i = 0; i < ROUNDS; i++) {
+		own_mutex_lock(&shared.lock);
+		shared.sum++;
+		own_mutex_unlock(&shared.lock);
+	}
+	return NULL;
+}
+
+static void *takes_turns(void *opaque)
+{
+	unsigned int me = (unsigned int)(uintptr_t)opaque;
+	void *ret = NULL;
+
+	own_mutex_lock(&shared.lock);
+	for (int i = 0; i < ROUNDS / 20 && !ret; i++) {
+		while (shared.turn % THREADS != me && !ret) {
+			if (own_cond_timedwait(&shared.turned, &shared.lock, &shared.end) == ETIMEDOUT)
+				ret = &shared;
+		}
+		shared.turn++;
+		if (i % 2)
+			own_cond_broadcast(&shared.turned);
+		else
+			own_cond_signal(&shared.turned);
+	}
+	own_mutex_unlock(&shared.lock);
+	return ret;
+}
+
+static void run_threads(void *(*fn)(void *))
+{
+	pthread_t threads[THREADS];
+	void *ret;
+
+	for (uintptr_t i = 0; i < THREADS; i++)
+		CHECK(!pthread_create(&threads[i], NULL, fn, (void *)i));
+	for (int i = 0; i < THREADS; i++) {
+		CHECK(!pthread_join(threads[i], &ret));
+		CHECK(!ret);
+	}
+}
+
+static void locks(void)
+{
+	own_mutex_init(&shared.lock, NULL);
+	run_threads(adds);
+	CHECK_EQ(shared.sum, THREADS * ROUNDS);
+	own_mutex_lock(&shared.lock);
+	own_mutex_unlock(&shared.lock);
+	CHECK_EQ(*(int *)&shared.lock, LOCK_FREE);
+	own_mutex_destroy(&shared.lock);
+}
+
+static void conditions(void)
+{
+	struct timespec end = in_ms(30), now;
+
+	own_cond_init(&shared.turned, NULL);
+	shared.end = in_ms(60000);
+	run_threads(takes_turns);
+	CHECK_EQ(shared.turn, THREADS * (ROUNDS / 20));
+	errno = EXDEV;
+	own_mutex_lock(&shared.lock);
+	while (own_cond_timedwait(&shared.turned, &shared.lock, &end) != ETIMEDOUT)
+		;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	CHECK(now.tv_sec > end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec >= end.tv_nsec));
+	CHECK_EQ(*(int *)&shared.lock, LOCK_HELD);
+	own_mutex_unlock(&shared.lock);
+	CHECK_EQ(errno, EXDEV);
+	own_cond_destroy(&shared.turned);
+}
+
 int main(void)
 {
 	RUN(numbers);
@@ -180,5 +318,8 @@ int main(void)
 	RUN(prints);
 	RUN(numbers_read);
 	RUN(words_found);
+	RUN(whole_paths);
+	RUN(locks);
+	RUN(conditions);
 	return TEST_RESULT();
 }
