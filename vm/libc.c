@@ -392,7 +392,8 @@ KEPT int pthread_cond_destroy(pthread_cond_t *c)
 	return 0;
 }
 
-KEPT int pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *end)
+/* @end NULL: for ever. */
+static int cond_wait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *end)
 {
 	int *count = (int *)c, saved = errno;
 	/* Under the lock: who changes what is waited for does so under it, and counts afterwards. */
@@ -405,9 +406,14 @@ KEPT int pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const str
 	return ret;
 }
 
+KEPT int pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *end)
+{
+	return cond_wait(c, m, end);
+}
+
 KEPT int pthread_cond_wait(pthread_cond_t *c, pthread_mutex_t *m)
 {
-	return pthread_cond_timedwait(c, m, NULL);
+	return cond_wait(c, m, NULL);
 }
 
 /* Wakes all, and those who need not have been look again. */
