@@ -79,7 +79,8 @@ warnings := \
 
 hardening := \
 	-fPIE \
-	-fstack-protector-strong \
+	-fstack-protector \
+	--param=ssp-buffer-size=4 \
 	-fno-strict-aliasing \
 	-fno-common \
 	-ffunction-sections \

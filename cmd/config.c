@@ -578,7 +578,8 @@ int config_check(const struct guest_config *c)
 		return -EINVAL;
 	/* The API can give one; but a guest of PID 1's that nobody configured is a slip. */
 	if (!c->kernel && !c->restore && (!c->api_sock || c->supervised)) {
-		log_err("no kernel is given: --kernel FILE, or kernel = FILE under [guest]");
+		log_err("no kernel is given: --kernel FILE (kernel = FILE under [guest]), or "
+			"--restore DIR or --api-sock PATH in its place");
 		return -EINVAL;
 	}
 	for (unsigned int i = 0; i < c->nr_disks; i++) {

@@ -153,6 +153,16 @@ enum server_answer control_put_load(struct control *c, struct server_call *call)
 	return pending_result(p, ret, why);
 }
 
+static void put_state(struct control *c, struct json_writer *w)
+{
+	enum state_id now = machine_state(c->machine);
+
+	if (now == STATE_CREATED)
+		json_put_string(w, "state", "Not started");
+	else
+		json_put_format(w, "state", "%c%s", toupper(*state_name(now)), state_name(now) + 1);
+}
+
 /* The guest has ended: whoever waits hears it. */
 static void on_end(void *opaque, int ret, const char *why)
 {
@@ -167,7 +177,7 @@ static void on_end(void *opaque, int ret, const char *why)
 			continue;
 		w = &p->call->body;
 		json_put_object(w, NULL);
-		json_put_string(w, "state", state_name(machine_state(c->machine)));
+		put_state(c, w);
 		json_put_string(w, "reason", why);
 		json_put_end(w);
 		pending_complete(p);
@@ -220,16 +230,12 @@ enum server_answer control_get_wait(struct control *c, struct server_call *call)
 enum server_answer control_get_info(struct control *c, struct server_call *call)
 {
 	const struct guest_config *config = machine_config(c->machine);
-	enum state_id now = machine_state(c->machine);
 	struct json_writer *w = &call->body;
 
 	json_put_object(w, NULL);
 	json_put_string(w, "app_name", "vinit");
 	json_put_string(w, "id", config->name ? config->name : "anonymous-instance");
-	if (now == STATE_CREATED)
-		json_put_string(w, "state", "Not started");
-	else
-		json_put_format(w, "state", "%c%s", toupper(*state_name(now)), state_name(now) + 1);
+	put_state(c, w);
 	json_put_string(w, "vmm_version", VINIT_VERSION);
 	json_put_end(w);
 	return SERVER_DONE;

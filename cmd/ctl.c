@@ -58,7 +58,7 @@ static int number(const char *word, uint64_t *value)
 	errno = 0;
 	*value = strtoull(word, &end, 0);
 	if (errno || end == word || *end || !isdigit((unsigned char)*word))
-		return usage_error("a number, maybe with K, M or G, is expected", word);
+		return usage_error("a number is expected", word);
 	return 0;
 }
 
@@ -204,24 +204,31 @@ static int build_memory_add(struct ctl *ctl, int argc, char **argv)
 
 static int build_memory(struct ctl *ctl, int argc, char **argv)
 {
+	uint64_t slot;
+
 	if (!strcmp(argv[1], "list") && argc == 2)
 		return 0;
 	if (!strcmp(argv[1], "add"))
 		return build_memory_add(ctl, argc, argv);
 	if (strcmp(argv[1], "remove") || argc != 3)
 		return usage_error("list, add or remove SLOT is expected", argv[1]);
+	if (number(argv[2], &slot))
+		return EXIT_USAGE;
 	ctl->method = HTTP_DELETE;
-	snprintf(ctl->path, sizeof(ctl->path), "/memory-regions/%.32s", argv[2]);
+	snprintf(ctl->path, sizeof(ctl->path), "/memory-regions/%" PRIu64, slot);
 	return 0;
 }
 
 static int build_irq(struct ctl *ctl, int argc, char **argv)
 {
 	bool up = !strcmp(argv[2], "up"), pulse = !strcmp(argv[2], "pulse");
+	uint64_t gsi;
 
 	if (!up && !pulse && strcmp(argv[2], "down"))
 		return usage_error("up, down or pulse is expected", argv[2]);
-	snprintf(ctl->path, sizeof(ctl->path), "/interrupts/%.32s", argv[1]);
+	if (number(argv[1], &gsi))
+		return EXIT_USAGE;
+	snprintf(ctl->path, sizeof(ctl->path), "/interrupts/%" PRIu64, gsi);
 	json_put_object(&ctl->body, NULL);
 	json_put_bool(&ctl->body, pulse ? "pulse" : "level", up || pulse);
 	json_put_end(&ctl->body);
@@ -286,8 +293,8 @@ static const char help[] =
 /* Arrays and no pointers: without relocations the table is half as large. */
 static const struct verb {
 	char name[13];
-	uint8_t method;
-	uint8_t min, max; /* words after it */
+	uint8_t method : 4, min : 4;
+	uint8_t max; /* words after it, as @min */
 	char path[17];
 	char body[14];	/* an action, or a state */
 	char said[10];	/* when the reply is empty */
@@ -302,7 +309,7 @@ static const struct verb {
 	{ "resume", HTTP_PATCH, 0, 0, "/vm", "Resumed", "resumed", NULL },
 	{ "power-button", HTTP_PUT, 0, 0, "/actions", "PowerButton", "pressed", NULL },
 	{ "stop", HTTP_PUT, 0, 0, "/actions", "Stop", "stopping", NULL },
-	{ "end", HTTP_PUT, 0, 0, "/actions", "End", "ended", NULL },
+	{ "end", HTTP_PUT, 0, 0, "/actions", "End", "ending", NULL },
 	{ "reset", HTTP_PUT, 0, 0, "/actions", "Reset", "resetting", NULL },
 	{ "wait", HTTP_GET, 0, 0, "/wait", "", "", NULL },
 	{ "snapshot", HTTP_PUT, 1, 2, "/snapshot/create", "", "written", build_snapshot },
@@ -335,6 +342,7 @@ static int find_socket(struct ctl *ctl)
 	const char *given = getenv("VINIT_SOCK");
 	DIR *dir;
 	struct dirent *entry;
+	char why[400] = "there is no socket";
 	unsigned int nr = 0;
 
 	if (given && *given)
@@ -343,17 +351,19 @@ static int find_socket(struct ctl *ctl)
 	dir = opendir(RUN_DIR);
 	if (!dir)
 		return no_socket(errno_name(errno));
-	while ((entry = readdir(dir))) {
+	while (nr < 2 && (entry = readdir(dir))) {
 		size_t len = strlen(entry->d_name);
 
 		if (len <= 5 || strcmp(entry->d_name + len - 5, ".sock") ||
 		    sizeof(RUN_DIR) + len >= sizeof(ctl->sock))
 			continue;
-		nr++;
+		if (nr++)
+			snprintf(why, sizeof(why), "there are %s and %s",
+				 ctl->sock + sizeof(RUN_DIR), entry->d_name);
 		snprintf(ctl->sock, sizeof(ctl->sock), RUN_DIR "/%.*s", (int)len, entry->d_name);
 	}
 	closedir(dir);
-	return nr == 1 ? 0 : no_socket(nr ? "there are several sockets" : "there is no socket");
+	return nr == 1 ? 0 : no_socket(why);
 }
 
 static int dial(const char *path)
@@ -456,9 +466,13 @@ static int request(struct ctl *ctl)
 		return -1;
 	ret = talk(ctl, fd, head, len);
 	close(fd);
+	if (!ret)
+		ret = -ECONNRESET;
 	if (ret < 0) {
 		log_err("%s: %s: %s", ctl->sock, errno_name((int)ret),
-			ret == -ETIMEDOUT ? "no answer in time, see --timeout" : "check the guest's log");
+			ret == -ETIMEDOUT ? "no answer in time, see --timeout" :
+			ret == -ECONNRESET ? "the VMM ended before it answered" :
+			"check the guest's log");
 		return -1;
 	}
 	return read_reply(ctl, (size_t)ret);
@@ -502,8 +516,8 @@ static struct json_text cut(const char **at, const char *end)
 	return text;
 }
 
-/* A word of somebody else's, harmless on a terminal. */
-static void scalar(struct json_text text, bool hex, int width)
+/* A word of somebody else's, harmless on a terminal. Its width. */
+static int scalar(struct json_text text, bool hex)
 {
 	char word[4096], error[JSON_ERROR_SIZE];
 	struct json_member m = { "", JSON_STRING, .to = word, .size = sizeof(word) };
@@ -516,7 +530,14 @@ static void scalar(struct json_text text, bool hex, int width)
 	} else {
 		snprintf(word, sizeof(word), "%.*s", (int)text.len, text.at);
 	}
-	printf("%-*s", width, word);
+	printf("%s", word);
+	return (int)strlen(word);
+}
+
+/* What follows a word of @len in a column. */
+static void blank(int len, int column)
+{
+	printf("%*s", len < column ? column - len + 1 : 1, "");
 }
 
 static bool is_address(struct json_text name)
@@ -532,22 +553,19 @@ static void row(struct json_text element, bool names)
 	bool object = *element.at == '{';
 	const char *p = element.at + 1, *end = element.at + element.len;
 	struct json_text cell;
+	int len = -1;
 
 	if (!object && *element.at != '[') {
-		scalar(element, false, 0);
+		scalar(element, false);
 		putchar('\n');
 		return;
 	}
 	while ((cell = cut(&p, end)).len) {
-		bool hex = object ? is_address(cell) : true;
+		struct json_text value = object ? cut(&p, end) : cell;
 
-		if (names)
-			scalar(cell, false, COLUMN);
-		if (object)
-			cell = cut(&p, end);
-		if (!names)
-			scalar(cell, hex, COLUMN);
-		putchar(' ');
+		if (len >= 0)
+			blank(len, COLUMN);
+		len = names ? scalar(cell, false) : scalar(value, !object || is_address(cell));
 	}
 	putchar('\n');
 }
@@ -576,16 +594,17 @@ static void show(struct json_text text, int indent)
 		return;
 	}
 	while ((name = cut(&p, end)).len) {
+		int len;
+
 		value = cut(&p, end);
 		printf("%*s", indent, "");
-		scalar(name, false, strchr("{[", *value.at) ? 0 : 20);
-		putchar(strchr("{[", *value.at) ? '\n' : ' ');
-		if (*value.at == '{')
+		len = scalar(name, false);
+		if (*value.at == '{' || *value.at == '[') {
+			putchar('\n');
 			show(value, indent + 2);
-		else if (*value.at == '[')
-			show_list(value);
-		else {
-			scalar(value, is_address(name), 0);
+		} else {
+			blank(len, 20);
+			scalar(value, is_address(name));
 			putchar('\n');
 		}
 	}
@@ -770,21 +789,24 @@ static int options(struct ctl *ctl, int argc, char **argv)
 	unsigned long seconds;
 	int i = 0;
 
-	for (; i < argc && !strncmp(argv[i], "--", 2); i++) {
+	for (; i < argc && *argv[i] == '-'; i++) {
 		const char *value = i + 1 < argc ? argv[i + 1] : "";
+		bool sock = !strcmp(argv[i], "--sock");
 
 		if (!strcmp(argv[i], "--json")) {
 			ctl->json = true;
 			continue;
 		}
-		if (!strcmp(argv[i], "--help"))
-			break;
-		if (!strcmp(argv[i], "--sock") && *value && strlen(value) < sizeof(ctl->sock))
+		if (sock && *value && strlen(value) < sizeof(ctl->sock))
 			strcpy(ctl->sock, value);
 		else if (!strcmp(argv[i], "--timeout") && !conf_number(value, 0, 86400, &seconds))
 			ctl->timeout_ms = seconds ? (int)seconds * 1000 : -1;
 		else {
-			usage_error("no such option, or its value is missing or wrong", argv[i]);
+			if (!sock && strcmp(argv[i], "--timeout"))
+				usage_error("there is no such option", argv[i]);
+			else
+				usage_error(*value ? "its value is wrong" : "its value is missing",
+					    argv[i]);
 			return -1;
 		}
 		i++;
@@ -820,15 +842,17 @@ int cmd_ctl(int argc, char **argv)
 {
 	struct ctl ctl = { .timeout_ms = 0 };
 	const struct verb *verb = verbs, *end = verbs + sizeof(verbs) / sizeof(*verbs);
-	int skip = options(&ctl, argc, argv), ret;
+	bool asked = cmd_wants_help(argc, argv);
+	int skip = asked ? 0 : options(&ctl, argc, argv), ret;
 
 	if (skip < 0)
 		return EXIT_USAGE;
 	argc -= skip;
 	argv += skip;
-	if (!argc || !strcmp(argv[0], "help") || !strcmp(argv[0], "--help")) {
-		fputs(help, argc ? stdout : stderr);
-		return argc ? 0 : EXIT_USAGE;
+	asked |= argc && !strcmp(argv[0], "help");
+	if (!argc || asked) {
+		fputs(help, asked ? stdout : stderr);
+		return asked ? 0 : EXIT_USAGE;
 	}
 	while (verb < end && strcmp(verb->name, argv[0]))
 		verb++;

@@ -63,7 +63,7 @@ static int create_blk(struct machine *m, unsigned int i, struct virtio_dev **dev
 
 	if (i == m->config->nr_disks)
 		return 0;
-	snprintf(id, sizeof(id), "vinit-disk%u", i);
+	snprintf(id, sizeof(id), MACHINE_DISK_ID, i);
 	config = (struct blk_config){
 		.path = disk->path,
 		.id = disk->id ? disk->id : id,
@@ -678,6 +678,8 @@ static int run_machine(struct machine *m)
 							   "ended before it was started");
 			}
 			log_info("%s: ended before it was started", m->stop_now);
+			state_move(&m->state, CALL_END, why);
+			state_settle(&m->state, CALL_END, true);
 			tell_waiters(m, "was never started");
 			return EXIT_STOPPED;
 		}

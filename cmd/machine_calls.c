@@ -315,28 +315,31 @@ int machine_dirty_get(struct machine *m, dirty_fn *fn, void *opaque, char why[LO
 	return end(m, CALL_DIRTY_LOG, held, ret);
 }
 
-static int no_line(char *why, uint32_t gsi)
+static int set_irq(struct machine *m, uint32_t gsi, int (*set)(struct irqs *irqs, uint32_t gsi, bool level),
+		   bool level, char why[LOG_SENTENCE])
 {
-	snprintf(why, LOG_SENTENCE, "interrupt %u: the interrupt controller has no such line", gsi);
-	return -EINVAL;
+	int ret = state_check(&m->state, CALL_INTERRUPT, why);
+
+	if (ret)
+		return ret;
+	log_forget_error();
+	ret = set(&m->vm.irqs, gsi, level);
+	if (ret)
+		log_first_error(why);
+	return ret;
+}
+
+static int pulse(struct irqs *irqs, uint32_t gsi, bool level)
+{
+	return irq_pulse(irqs, gsi);
 }
 
 int machine_irq_level(struct machine *m, uint32_t gsi, bool level, char why[LOG_SENTENCE])
 {
-	int ret = state_check(&m->state, CALL_INTERRUPT, why);
-
-	if (ret)
-		return ret;
-	ret = irq_set_level(&m->vm.irqs, gsi, level);
-	return ret == -EINVAL ? no_line(why, gsi) : ret ? refuse(why, ret, errno_name(ret)) : 0;
+	return set_irq(m, gsi, irq_set_level, level, why);
 }
 
 int machine_irq_pulse(struct machine *m, uint32_t gsi, char why[LOG_SENTENCE])
 {
-	int ret = state_check(&m->state, CALL_INTERRUPT, why);
-
-	if (ret)
-		return ret;
-	ret = irq_pulse(&m->vm.irqs, gsi);
-	return ret == -EINVAL ? no_line(why, gsi) : ret ? refuse(why, ret, errno_name(ret)) : 0;
+	return set_irq(m, gsi, pulse, false, why);
 }

@@ -267,6 +267,16 @@ static int write_files(struct machine *m, const struct snapshot_dir *dir, struct
 	return ret ? ret : snapshot_dir_commit(dir, m->save->diff);
 }
 
+/* A full one may take the place of a full one; a diff and what it follows are both needed. */
+static int check_place(const struct snapshot_dir *dir, bool diff)
+{
+	if (!snapshot_dir_has(dir, diff ? SNAPSHOT_MEMORY : SNAPSHOT_DIFF))
+		return 0;
+	log_err("%s: EEXIST: it holds a %s: give this %s a directory of its own", dir->path,
+		diff ? "full snapshot" : "diff", diff ? "diff" : "full snapshot");
+	return -EEXIST;
+}
+
 static int save(struct machine *m)
 {
 	struct memory_file_layout *layout = malloc(sizeof(*layout));
@@ -284,7 +294,9 @@ static int save(struct machine *m)
 		return ret;
 	}
 	state_writer_init(&w, arch_name);
-	ret = write_files(m, &dir, &w, layout);
+	ret = check_place(&dir, m->save->diff);
+	if (!ret)
+		ret = write_files(m, &dir, &w, layout);
 	if (ret)
 		snapshot_dir_discard(&dir);
 	else if (dirty_on(&m->vm.mem))
@@ -475,8 +487,25 @@ static int replace(char **field, const char *given)
 	return 0;
 }
 
+/* By its id where it has one, else by its place @i. NULL: there is none of that id. */
+static struct disk_config *meant_disk(struct guest_config *c, const struct disk_config *disk,
+				      unsigned int i)
+{
+	char id[24];
+
+	if (!disk->id)
+		return &c->disk[i];
+	for (i = 0; i < c->nr_disks; i++) {
+		snprintf(id, sizeof(id), MACHINE_DISK_ID, i);
+		if (!strcmp(disk->id, c->disk[i].id ? c->disk[i].id : id))
+			return &c->disk[i];
+	}
+	return NULL;
+}
+
 static int replace_disks(struct guest_config *c, const struct guest_config *given)
 {
+	bool taken[ARCH_MAX_VIRTIO] = { false };
 	int ret = 0;
 
 	if (!given->nr_disks)
@@ -488,13 +517,20 @@ static int replace_disks(struct guest_config *c, const struct guest_config *give
 	}
 	for (unsigned int i = 0; i < c->nr_disks && !ret; i++) {
 		const struct disk_config *disk = &given->disk[i];
+		struct disk_config *old = meant_disk(c, disk, i);
 
-		if (disk->readonly && !c->disk[i].readonly) {
+		if (!old || taken[old - c->disk]) {
+			log_err("%s: the snapshot's machine has %s", disk->path, old ?
+				"one such disk, two are given" : "no disk of that id");
+			return -EINVAL;
+		}
+		taken[old - c->disk] = true;
+		if (disk->readonly && !old->readonly) {
 			log_err("%s: the snapshot's machine writes to this disk", disk->path);
 			return -EINVAL;
 		}
-		ret = replace(&c->disk[i].path, disk->path);
-		c->disk[i].direct |= disk->direct;
+		ret = replace(&old->path, disk->path);
+		old->direct |= disk->direct;
 	}
 	return ret;
 }

@@ -19,21 +19,25 @@ static const char help[] =
 	"       vinit ctl VERB          talk to a guest that runs with --api-sock\n"
 	"       vinit check             what this host can do for guests\n"
 	"       vinit version\n"
-	"       vinit help\n"
+	"       vinit help [VERB]\n"
 	"\n"
-	"`vinit run --help` lists the options. As PID 1 of an initramfs, vinit is the init of an appliance:\n"
+	"`vinit help run` lists the options. As PID 1 of an initramfs, vinit is the init of an appliance:\n"
 	"it sets up the machine and runs the guests of /etc/vinit/guests.d.\n";
+
+static int call(int argc, char **argv);
 
 static int cmd_help(int argc, char **argv)
 {
-	if (argc && !strcmp(argv[0], "run"))
-		return cmd_run(1, (char *[]){ "--help" });
+	if (argc && *argv[0] != '-')
+		return call(2, (char *[]){ argv[0], "--help" });
 	printf("%s", help);
 	return 0;
 }
 
 static int cmd_version(int argc, char **argv)
 {
+	if (argc)
+		return cmd_help(argc, argv);
 	printf("vinit " VINIT_VERSION " (%s)\n", arch_name);
 	return 0;
 }
@@ -46,16 +50,26 @@ static int cmd_init(int argc, char **argv)
 }
 
 static const struct verb {
-	const char *name;
+	char name[10];
 	int (*run)(int argc, char **argv);
 } verbs[] = {
-	{ "run", cmd_run },	    { "snapshot", cmd_snapshot },   { "init", cmd_init },	    { "check", cmd_check },    { "version", cmd_version },
-	{ "--version", cmd_version }, { "help", cmd_help },    { "--help", cmd_help },
-	{ "-h", cmd_help },
+	{ "run", cmd_run },	      { "snapshot", cmd_snapshot },   { "init", cmd_init },
+	{ "check", cmd_check },	      { "version", cmd_version },     { "--version", cmd_version },
+	{ "help", cmd_help },	      { "--help", cmd_help },	      { "-h", cmd_help },
 #if CONFIG_API
 	{ "ctl", cmd_ctl },
 #endif
 };
+
+static int call(int argc, char **argv)
+{
+	for (unsigned int i = 0; i < sizeof(verbs) / sizeof(*verbs); i++) {
+		if (!strcmp(argv[0], verbs[i].name))
+			return verbs[i].run(argc - 1, argv + 1);
+	}
+	log_err("unknown verb \"%s\"; `vinit help` lists them", argv[0]);
+	return EXIT_USAGE;
+}
 
 /*
  * A caller may have closed 0, 1 or 2. Left so, the next file opened, a disk say, would be where
@@ -111,10 +125,5 @@ int main(int argc, char **argv)
 		dprintf(STDERR_FILENO, "%s", help);
 		return EXIT_USAGE;
 	}
-	for (unsigned int i = 0; i < sizeof(verbs) / sizeof(*verbs); i++) {
-		if (!strcmp(argv[1], verbs[i].name))
-			return verbs[i].run(argc - 2, argv + 2);
-	}
-	log_err("unknown verb \"%s\"; `vinit help` lists them", argv[1]);
-	return EXIT_USAGE;
+	return call(argc - 1, argv + 1);
 }

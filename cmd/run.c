@@ -67,11 +67,9 @@ int cmd_run(int argc, char **argv)
 	struct guest_config config;
 	int status = EXIT_USAGE;
 
-	for (int i = 0; i < argc; i++) {
-		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-			printf(help, arch_kernel_formats, arch_cmdline);
-			return 0;
-		}
+	if (cmd_wants_help(argc, argv)) {
+		printf(help, arch_kernel_formats, arch_cmdline);
+		return 0;
 	}
 	config_init(&config);
 	if (config_args(&config, argc, argv))

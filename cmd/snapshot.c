@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 #include "cmd/cmd.h"
 #include "vm/log.h"
 #include "vm/snapshot_merge.h"
@@ -17,12 +16,13 @@ static const char help[] =
 
 int cmd_snapshot(int argc, char **argv)
 {
-	if (argc == 1 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h"))) {
+	if (cmd_wants_help(argc, argv)) {
 		printf("%s", help);
 		return 0;
 	}
 	if (argc != 3 || strcmp(argv[0], "merge")) {
-		dprintf(STDERR_FILENO, "%s", help);
+		log_err("%s: merge BASE DIFF is expected; see `vinit help snapshot`",
+			argc ? argv[0] : "snapshot");
 		return EXIT_USAGE;
 	}
 	return snapshot_merge(argv[1], argv[2]) ? EXIT_FAILED : 0;

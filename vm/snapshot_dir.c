@@ -149,6 +149,13 @@ int snapshot_dir_sync(const struct snapshot_dir *dir, const char *name, int fd)
 	return failed(dir, name, "fsync", -errno);
 }
 
+bool snapshot_dir_has(const struct snapshot_dir *dir, const char *name)
+{
+	struct stat st;
+
+	return !fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW);
+}
+
 int snapshot_dir_replace(const struct snapshot_dir *dir, const char *name)
 {
 	char from[32];

@@ -38,6 +38,9 @@ void snapshot_dir_close(struct snapshot_dir *dir);
 int snapshot_dir_open_file(const struct snapshot_dir *dir, const char *name, int flags,
 			   uint64_t *size);
 
+/* Is there a file, or anything, of that name? */
+bool snapshot_dir_has(const struct snapshot_dir *dir, const char *name);
+
 /*
  * An empty file to write (mode 0600: what a guest remembers is nobody's business). One of that
  * name, which a killed process left, goes. A descriptor or -errno.

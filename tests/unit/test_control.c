@@ -527,7 +527,7 @@ static void test_wait(void)
 	on_loop(guest_ends);
 	for (int i = 3; i < CONTROL_WAITS + 3; i++) {
 		CHECK_EQ(hear(fd[i]), 200);
-		CHECK_STR(heard, "{\"state\":\"stopped\",\"reason\":\"powered off\"}");
+		CHECK_STR(heard, "{\"state\":\"Stopped\",\"reason\":\"powered off\"}");
 	}
 	CHECK_EQ(fake.waits, 1);
 	stop();
@@ -813,7 +813,7 @@ static void test_ctl(void)
 		{ "power-button", "power button", "pressed\n" },
 		{ "reset", "reset", "resetting\n" },
 		{ "stop", "stop", "stopping\n" },
-		{ "end", "end", "ended\n" },
+		{ "end", "end", "ending\n" },
 		{ "snapshot /s", "snapshot /s 0", "written\n" },
 		{ "snapshot --diff /s", "snapshot /s 1", "written\n" },
 		{ "disk a /n", "disk a /n", "changed\n" },
@@ -824,9 +824,9 @@ static void test_ctl(void)
 		{ "memory remove 3", "remove 3", "removed\n" },
 		{ "memory list", NULL,
 		  "regions\n"
-		  "slot            guest_address   size            read_only       file            added           \n"
-		  "0               0x40000000      1073741824      false           false           false           \n"
-		  "3               0x80000000      1073741824      false           false           true            \n" },
+		  "slot            guest_address   size            read_only       file            added\n"
+		  "0               0x40000000      1073741824      false           false           false\n"
+		  "3               0x80000000      1073741824      false           false           true\n" },
 		{ "irq 5 up", "irq 5 1", "set\n" },
 		{ "irq 5 down", "irq 5 0", "set\n" },
 		{ "irq 5 pulse", "pulse 5", "set\n" },
@@ -835,7 +835,7 @@ static void test_ctl(void)
 		  "enabled              true\nmethod               nothing\npages                12\n" },
 		{ "dirty read", "dirty get",
 		  "exact                true\nranges\n"
-		  "0x7fffd000      0x1000          \n0x80000000      0x1000          \n" },
+		  "0x7fffd000      0x1000\n0x80000000      0x1000\n" },
 		{ "--json dirty read", "dirty get",
 		  "{\"exact\":true,\"ranges\":[[2147471360,4096],[2147483648,4096]]}\n" },
 		{ "dirty off", "dirty log 0", "set\n" },
@@ -863,7 +863,14 @@ static void test_ctl(void)
 		else
 			CHECK(*out || *errors);
 		CHECK_STR(fake.said, cases[i].said ? cases[i].said : "");
+		CHECK(!strstr(out, " \n"));
 	}
+	/* What is wider than its column. */
+	fake.config.nr_disks = 1;
+	fake.config.disk[0].path = strdup("/a/path/that/is/long");
+	CHECK_EQ(ctl("config"), 0);
+	CHECK(has(out, "/a/path/that/is/long false           false"));
+	CHECK(!strstr(out, " \n"));
 	fake.refuse = -EBUSY;
 	CHECK_EQ(ctl("start"), 1);
 	CHECK(has(errors, "the fake refuses"));
@@ -903,7 +910,7 @@ static void test_ctl_usage(void)
 		"load --disk x /s", "load --cid /s", "load --cid x /s", "disk a", "disk a b c", "memory",
 		"memory eat", "memory list x", "memory add", "memory add 1", "memory add x 4096",
 		"memory add 0 -1", "memory add 0 4096 --file", "memory add 0 4096 --what",
-		"memory remove", "irq 5", "irq 5 sideways", "dirty", "dirty maybe", "log", "get",
+		"memory remove", "memory remove x", "irq 5", "irq 5 sideways", "irq x up", "-x info", "dirty", "dirty maybe", "log", "get",
 		"get version", "put", "console x y", "wait x",
 	};
 
@@ -919,6 +926,19 @@ static void test_ctl_usage(void)
 	}
 	CHECK_EQ(ctl("help"), 0);
 	CHECK(has(out, "usage: vinit ctl") && has(out, "power-button"));
+	CHECK_EQ(ctl("-h") | ctl("--help") | ctl("pause --help") | ctl("snapshot --diff -h"), 0);
+	CHECK(has(out, "usage: vinit ctl"));
+	CHECK_STR(fake.said, "");
+	CHECK_EQ(ctl("irq x up"), EXIT_USAGE);
+	CHECK(has(errors, "x: a number is expected"));
+	CHECK_EQ(ctl("memory remove -1"), EXIT_USAGE);
+	CHECK(has(errors, "-1: a number is expected"));
+	CHECK_EQ(ctl("--sock"), EXIT_USAGE);
+	CHECK(has(errors, "--sock: its value is missing"));
+	CHECK_EQ(ctl("--timeout x info"), EXIT_USAGE);
+	CHECK(has(errors, "--timeout: its value is wrong"));
+	CHECK_EQ(ctl("--nonsense info"), EXIT_USAGE);
+	CHECK(has(errors, "--nonsense: there is no such option"));
 	CHECK_EQ(ctl("console x"), EXIT_USAGE);
 	CHECK_EQ(ctl("console"), 1);
 	CHECK(has(errors, "the serial console is \"stdio\""));
@@ -955,7 +975,7 @@ static void test_ctl_wait(void)
 	fake.state = STATE_RUNNING;
 	pthread_create(&other, NULL, ends_soon, NULL);
 	CHECK_EQ(ctl("wait"), 0);
-	CHECK_STR(out, "state                stopped\nreason               powered off\n");
+	CHECK_STR(out, "state                Stopped\nreason               powered off\n");
 	pthread_join(other, NULL);
 	stop();
 }
@@ -1002,6 +1022,7 @@ static void test_ctl_liars(void)
 		if (!*errors && !strstr(out, "?[2Jx"))
 			printf("  %s\n", lies[i]);
 		CHECK(*errors || has(out, "?[2Jx"));
+		CHECK(*lies[i] || has(errors, "ECONNRESET: the VMM ended before it answered"));
 		CHECK(!strchr(out, '\033'));
 		pthread_join(server, NULL);
 		close(fd);

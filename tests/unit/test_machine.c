@@ -580,7 +580,8 @@ static const struct {
 	{ CALL_POWER_BUTTON, call_button, IN(RUNNING), 0, STAYS, false },
 	{ CALL_STOP, call_stop, IN(RUNNING) | IN(PAUSED), IN(SAVING), STOPS, false },
 	{ CALL_END, call_end,
-	  IN(STARTING) | IN(RUNNING) | IN(PAUSED) | IN(SAVING) | IN(STOPPING) | IN(RESETTING) | IN(FAILED), 0,
+	  IN(CREATED) | IN(STARTING) | IN(RUNNING) | IN(PAUSED) | IN(SAVING) | IN(STOPPING) | IN(RESETTING) |
+		  IN(FAILED), 0,
 	  ENDS, false },
 	{ CALL_RESET, call_reset, IN(RUNNING) | IN(PAUSED), IN(SAVING), RUNS, false },
 	{ CALL_SNAPSHOT, call_snapshot, IN(PAUSED), IN(SAVING), STAYS, true },

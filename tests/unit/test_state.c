@@ -35,7 +35,7 @@ static const struct {
 	[CALL_RESUME] = { "resume", { NO, NO, NO, { PA, RU, PA }, NO, NO, NO } },
 	[CALL_POWER_BUTTON] = { "power button", { NO, NO, STAY(RU), NO, NO, NO, NO } },
 	[CALL_STOP] = { "stop", { NO, NO, { SG, SD, ER }, { SG, SD, ER }, NO, NO, NO } },
-	[CALL_END] = { "end", { NO, { SG, SD, ER }, { SG, SD, ER }, { SG, SD, ER }, { SG, SD, ER }, NO, { SG, SD, ER } } },
+	[CALL_END] = { "end", { { SG, SD, ER }, { SG, SD, ER }, { SG, SD, ER }, { SG, SD, ER }, { SG, SD, ER }, NO, { SG, SD, ER } } },
 	[CALL_RESET] = { "reset", { NO, NO, { ST, RU, ER }, { ST, RU, ER }, NO, NO, NO } },
 	[CALL_WAIT] = { "wait", { STAY(CR), STAY(ST), STAY(RU), STAY(PA), STAY(SG), STAY(SD), STAY(ER) } },
 	[CALL_SNAPSHOT] = { "snapshot", { NO, NO, NO, STAY(PA), NO, NO, NO } },
@@ -99,7 +99,7 @@ static void sentences(void)
 	CHECK_EQ(state_check(&s, CALL_STOP, why), -EINVAL);
 	CHECK_STR(why, "stop: the machine is stopped; expected running or paused");
 	CHECK_EQ(state_check(&s, CALL_END, why), -EINVAL);
-	CHECK_STR(why, "end: the machine is stopped; expected starting, running, paused, stopping or error");
+	CHECK_STR(why, "end: the machine is stopped; expected created, starting, running, paused, stopping or error");
 	put(&s, STATE_ERROR);
 	CHECK_EQ(state_check(&s, CALL_START, why), -EINVAL);
 	CHECK_STR(why, "start: the machine is in error; expected created");
