@@ -40,7 +40,8 @@ triple	:= $(shell $(CC) -dumpmachine 2>/dev/null)
 cc-refuses = $(shell echo 'int main(void) { return 0; }' | \
 	$(CC) $1 -nostdlib -Wl,-e,main -x c -o /dev/null - 2>&1 || echo no)
 small	:= -Oz -fomit-frame-pointer
-link-time := $(small) -flto -flto-partition=one -fno-tree-loop-im -fno-move-loop-invariants
+link-time := $(small) -flto -flto-partition=one -fno-tree-loop-im -fno-move-loop-invariants -fno-thread-jumps \
+	-fno-tree-dominator-opts
 ifeq ($(origin CFLAGS),undefined)
 CFLAGS	:= $(if $(call cc-refuses,$(small)),-Os,$(if $(call cc-refuses,$(link-time)),$(small),$(link-time)))
 endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "api/http.h"
 
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -63,7 +64,7 @@ static enum http_state bad(struct http_parser *p, int status, const char *error)
 
 /* --- the request line ----------------------------------------------------------------------- */
 
-static const char *const method_names[] = {
+static const char method_names[][7] = {
 	[HTTP_GET] = "GET",   [HTTP_PUT] = "PUT",	[HTTP_PATCH] = "PATCH",
 	[HTTP_POST] = "POST", [HTTP_DELETE] = "DELETE",
 };
@@ -367,8 +368,8 @@ bool http_continue(struct http_parser *p)
 static const char *reason(int status)
 {
 	static const struct {
-		int status;
-		const char *text;
+		uint16_t status;
+		char text[32];
 	} reasons[] = {
 		{ 200, "OK" },
 		{ 201, "Created" },

@@ -119,7 +119,7 @@ static why_t set_gic(struct guest_config *c, const char *value)
 
 static why_t console_spec(char **field, const char *value)
 {
-	static const char *const plain[] = { "stdio", "null", "pty" };
+	static const char plain[][6] = { "stdio", "null", "pty" };
 
 	for (unsigned int i = 0; i < sizeof(plain) / sizeof(*plain); i++) {
 		if (!strcmp(value, plain[i]))
@@ -262,8 +262,9 @@ static why_t vsock_backend(struct guest_config *c, const char *value)
 	return strcmp(value, "vhost") ? "vhost is the only back end" : NULL;
 }
 
+/* A name in place, here and in tables elsewhere: a pointer to it takes 32 bytes in the file. */
 struct key {
-	const char *name;
+	char name[18];
 	bool flag; /* as an option it needs no value: "yes" */
 	why_t (*set)(struct guest_config *c, const char *value);
 };
@@ -288,19 +289,19 @@ static const struct key guest_keys[] = {
 	{ "api-sock", false, set_api_sock },
 	{ "restore", false, set_restore },
 	{ "track-dirty-pages", true, set_track_dirty },
-	{ 0 },
+	{ .name = "" },
 };
 
 static const struct key disk_keys[] = {
 	{ "path", false, disk_path },	      { "id", false, disk_id },
 	{ "readonly", true, disk_readonly },  { "direct", true, disk_direct },
-	{ "discard", true, disk_discard },    { 0 },
+	{ "discard", true, disk_discard },    { .name = "" },
 };
 
 static const struct key vsock_keys[] = {
 	{ "cid", false, vsock_cid },
 	{ "backend", false, vsock_backend },
-	{ 0 },
+	{ .name = "" },
 };
 
 /* Sections other than [guest] are options too: --disk path=FILE,readonly */
@@ -338,7 +339,7 @@ static const struct section *find_section(const char *name)
 
 static const struct key *find_key(const struct key *key, const char *name, size_t len)
 {
-	for (; key->name; key++) {
+	for (; *key->name; key++) {
 		if (strlen(key->name) == len && !memcmp(key->name, name, len))
 			return key;
 	}

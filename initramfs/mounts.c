@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
-#include <stdio.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -13,26 +13,26 @@
 #include "vm/log.h"
 
 struct mount_entry {
-	const char *dir;
-	const char *parent;
-	const char *type;
-	unsigned long flags;
-	const char *data;
+	char dir[15];
+	char parent[8];
+	char type[9];
+	char data[24];
+	uint32_t flags;
 	mode_t mode;
 };
 
 static const struct mount_entry dev_entry = {
-	"/dev", "/", "devtmpfs", MS_NOSUID, "mode=0755", 0755
+	"/dev", "/", "devtmpfs", "mode=0755", MS_NOSUID, 0755
 };
 
 static const struct mount_entry entries[] = {
-	{ "/proc", "/", "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL, 0555 },
-	{ "/sys", "/", "sysfs", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL, 0555 },
-	{ "/dev/pts", "/dev", "devpts", MS_NOSUID | MS_NOEXEC, "mode=0620,ptmxmode=0666", 0755 },
-	{ "/dev/shm", "/dev", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777", 01777 },
-	{ "/run", "/", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755", 0755 },
-	{ "/tmp", "/", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777", 01777 },
-	{ "/sys/fs/cgroup", "/sys/fs", "cgroup2", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL, 0 },
+	{ "/proc", "/", "proc", "", MS_NOSUID | MS_NOEXEC | MS_NODEV, 0555 },
+	{ "/sys", "/", "sysfs", "", MS_NOSUID | MS_NOEXEC | MS_NODEV, 0555 },
+	{ "/dev/pts", "/dev", "devpts", "mode=0620,ptmxmode=0666", MS_NOSUID | MS_NOEXEC, 0755 },
+	{ "/dev/shm", "/dev", "tmpfs", "mode=1777", MS_NOSUID | MS_NODEV, 01777 },
+	{ "/run", "/", "tmpfs", "mode=0755", MS_NOSUID | MS_NODEV, 0755 },
+	{ "/tmp", "/", "tmpfs", "mode=1777", MS_NOSUID | MS_NODEV, 01777 },
+	{ "/sys/fs/cgroup", "/sys/fs", "cgroup2", "", MS_NOSUID | MS_NOEXEC | MS_NODEV, 0 },
 };
 
 /*
@@ -56,7 +56,7 @@ static int mount_one(const struct mount_entry *e)
 		mkdir(e->dir, e->mode);
 	if (mounted(e))
 		return 0;
-	if (mount(e->type, e->dir, e->type, e->flags, e->data) && errno != EBUSY)
+	if (mount(e->type, e->dir, e->type, e->flags, *e->data ? e->data : NULL) && errno != EBUSY)
 		return -errno;
 	return 0;
 }
@@ -100,7 +100,7 @@ void mounts_unescape(char *path)
 /* Nothing in these outlives the machine; and PID 1 holds files open in some. */
 static bool of_the_kernel(const char *type)
 {
-	static const char *const types[] = {
+	static const char types[][12] = {
 		"bpf",	   "cgroup",	"cgroup2",     "configfs", "debugfs",
 		"devpts",  "devtmpfs",	"mqueue",      "proc",	   "pstore",
 		"ramfs",   "rootfs",	"securityfs",  "sysfs",	   "tmpfs",

@@ -10,7 +10,7 @@
 #include "vm/log.h"
 
 /* clang-format off */
-static const char *const action_names[ACTION_NR] = {
+static const char action_names[ACTION_NR][9] = {
 	[ACTION_NONE] = "none",
 	[ACTION_CONTINUE] = "continue",
 	[ACTION_STOP] = "stop",
@@ -101,14 +101,14 @@ static int set_number(unsigned int *field, const char *value, unsigned int min, 
 static int set_key(struct policy *policy, const char *key, const char *value,
 		   struct policy_why *why)
 {
-	static const char *const on_keys[POLICY_NR] = {
+	static const char on_keys[POLICY_NR][12] = {
 		[POLICY_POWEROFF] = "on-poweroff", [POLICY_RESET] = "on-reset",
 		[POLICY_CRASH] = "on-crash",	   [POLICY_STOP] = "on-stop",
 		[POLICY_FAILURE] = "on-failure",
 	};
 
 	for (int i = 0; i < POLICY_NR; i++) {
-		if (on_keys[i] && !strcmp(key, on_keys[i]))
+		if (*on_keys[i] && !strcmp(key, on_keys[i]))
 			return action_parse(value, END_ACTIONS, &policy->on[i], why);
 	}
 	if (!strcmp(key, "on-limit"))
@@ -167,7 +167,7 @@ enum policy_end policy_end_of(int wstatus)
 
 void policy_describe(int wstatus, char *buf, size_t size)
 {
-	static const char *const words[] = {
+	static const char words[][27] = {
 		"powered off", "failed",  "bad usage or configuration",
 		"reset",       "crashed", "ended from outside",
 	};

@@ -117,9 +117,9 @@ const char *bootfile_kind(const void *head, size_t len)
 {
 	/* What has a magic further in comes first: an EFI stub makes all of them start with MZ. */
 	static const struct {
-		unsigned int offset;
-		unsigned int len;
-		const char *magic;
+		uint16_t offset;
+		uint8_t len;
+		char magic[7];
 		const char *kind;
 	} kinds[] = {
 		{ 0x38, 4, "ARM\x64", "a kernel Image for arm64" },

@@ -168,7 +168,7 @@ out:
 
 int conf_bool(const char *value, bool *out)
 {
-	static const char *const words[][2] = {
+	static const char words[][2][6] = {
 		{ "no", "yes" }, { "off", "on" }, { "false", "true" }, { "0", "1" }
 	};
 

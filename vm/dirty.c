@@ -63,7 +63,7 @@ struct dirty {
 
 const char *dirty_method_name(enum dirty_method method)
 {
-	static const char *const name[DIRTY_METHODS] = {
+	static const char name[DIRTY_METHODS][17] = {
 		[DIRTY_WRITE_PROTECT] = "write protection",
 		[DIRTY_SOFT] = "soft-dirty bits",
 		[DIRTY_ALL] = "none",

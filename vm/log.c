@@ -25,7 +25,7 @@ static struct {
 	char first_error[LOG_SENTENCE]; /* under the lock */
 } logger = { .level = LOG_INFO, .fd = STDERR_FILENO, .lock = PTHREAD_MUTEX_INITIALIZER };
 
-static const char *const level_name[] = { "error", "warn", "info", "debug" };
+static const char level_name[][6] = { "error", "warn", "info", "debug" };
 
 void log_set_level(enum log_level level)
 {
@@ -96,7 +96,7 @@ void log_first_error(char why[LOG_SENTENCE])
 void log_line(enum log_level level, const char *fmt, ...)
 {
 	/* kernel priorities: err, warning, info, debug, in the "user" facility's place left at 0 */
-	static const char *const kmsg_level[] = { "<3>", "<4>", "<6>", "<7>" };
+	static const char kmsg_level[][4] = { "<3>", "<4>", "<6>", "<7>" };
 	char buf[LOG_LINE];
 	int saved = errno;
 	int len, n, text;

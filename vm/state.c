@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdint.h>
 #include <string.h>
 #include <time.h>
 
@@ -23,9 +24,9 @@
  * or a stop that fails has destroyed the machine that was there.
  */
 static const struct move {
-	const char *name;
-	unsigned int from;
-	enum state_id during, ok, failed;
+	char name[14];
+	uint8_t from;
+	uint8_t during, ok, failed; /* enum state_id */
 } moves[CALL_NR] = {
 	[CALL_CONFIGURE]    = { "configure", CREATED, SAME, SAME, SAME },
 	[CALL_START]	    = { "start", CREATED, STATE_STARTING, STATE_RUNNING, SAME },
@@ -45,7 +46,7 @@ static const struct move {
 	[CALL_INTERRUPT]    = { "interrupt", RUNNING | PAUSED, SAME, SAME, SAME },
 };
 
-static const char *const names[STATE_NR] = {
+static const char names[STATE_NR][9] = {
 	[STATE_CREATED] = "created",   [STATE_STARTING] = "starting", [STATE_RUNNING] = "running",
 	[STATE_PAUSED] = "paused",     [STATE_STOPPING] = "stopping", [STATE_STOPPED] = "stopped",
 	[STATE_ERROR] = "error",

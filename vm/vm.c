@@ -319,7 +319,7 @@ void vm_end(struct vm *vm, enum vm_end end, const char *why)
 
 const char *vm_end_name(enum vm_end end)
 {
-	static const char *const name[] = {
+	static const char name[][12] = {
 		[VM_END_NONE] = "runs",	       [VM_END_POWEROFF] = "powered off",
 		[VM_END_RESET] = "reset",      [VM_END_CRASH] = "crashed",
 		[VM_END_STOP] = "was stopped", [VM_END_FAILED] = "failed",
