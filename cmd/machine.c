@@ -139,6 +139,7 @@ static void destroy_devices(struct machine *m)
 static void stop_now(struct machine *m, const char *who)
 {
 	m->stop_now = who;
+	machine_save_cancel(m);
 	if (m->built)
 		vm_end(&m->vm, VM_END_STOP, who);
 	else

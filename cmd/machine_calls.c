@@ -181,6 +181,7 @@ int machine_end(struct machine *m, char why[LOG_SENTENCE])
 	if (ret)
 		return ret;
 	m->stop_now = "the API";
+	machine_save_cancel(m);
 	if (m->built)
 		vm_end(&m->vm, VM_END_STOP, "the API");
 	event_loop_stop(&m->loop);

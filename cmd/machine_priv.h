@@ -111,6 +111,9 @@ bool machine_saving(const struct machine *m);
 /* Waits for a snapshot that is being written, and tells who waits for it. */
 void machine_save_finish(struct machine *m);
 
+/* It need not be: the guest is ended. An fsync(2) under way is still waited for. */
+void machine_save_cancel(struct machine *m);
+
 /* A diff that follows the last snapshot can't be told any more. */
 void machine_save_forget(struct machine *m);
 

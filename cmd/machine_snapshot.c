@@ -58,6 +58,7 @@ struct machine_save {
 	struct event done_event;
 	char *dir;
 	bool diff;
+	atomic_bool cancel;
 	int ret;
 	char why[LOG_SENTENCE];
 	struct machine_waiter done;
@@ -194,8 +195,10 @@ static int get_machine(struct machine_restore *r, struct guest_config *c)
 static void note_backing(const struct machine *m, const struct memory_region *region,
 			 struct memory_file_region *to)
 {
-	if (region->file)
+	if (region->file) {
 		to->backing_fd = MEMORY_FILE_OTHER;
+		return;
+	}
 	for (unsigned int i = 0; m->restore && i < m->restore->layout.nr; i++) {
 		const struct memory_file_region *from = &m->restore->layout.region[i];
 
@@ -293,6 +296,7 @@ static int save(struct machine *m)
 		free(layout);
 		return ret;
 	}
+	dir.cancel = &m->save->cancel;
 	state_writer_init(&w, arch_name);
 	ret = check_place(&dir, m->save->diff);
 	if (!ret)
@@ -325,6 +329,12 @@ static void *save_thread(void *arg)
 bool machine_saving(const struct machine *m)
 {
 	return m->save && m->save->running;
+}
+
+void machine_save_cancel(struct machine *m)
+{
+	if (m->save)
+		atomic_store(&m->save->cancel, true);
 }
 
 void machine_save_finish(struct machine *m)
@@ -437,6 +447,7 @@ static int prepare_save(struct machine *m, const char *dir, bool diff, char why[
 			 "since: take a full one");
 		return -EINVAL;
 	}
+	atomic_store(&s->cancel, false);
 	ret = snapshot_ident_new(&s->next, diff ? &s->ident : NULL);
 	s->dir = ret ? NULL : strdup(dir);
 	s->diff = diff;
@@ -670,6 +681,13 @@ int machine_restore_check(struct machine *m)
 	return -EBADMSG;
 }
 
+static int bad_memory(const struct machine_restore *r)
+{
+	log_err("%s: %s: memory is not where a machine of this configuration has it", r->dir.path,
+		SNAPSHOT_STATE);
+	return -EBADMSG;
+}
+
 /* All of MEMO's regions must be what the configuration makes, and the other way round. */
 static int place_regions(struct machine *m)
 {
@@ -682,8 +700,15 @@ static int place_regions(struct machine *m)
 			.size = r->added[i].size,
 			.readonly = r->added[i].readonly,
 		};
+		const struct memory_file_region *saved;
 		uint32_t slot;
-		int ret = vm_memory_add(&m->vm, &spec, &slot, NULL);
+		int ret;
+
+		/* Before it costs anything: has the snapshot such a region? */
+		saved = memory_file_layout_find(&r->layout, spec.gpa, spec.size);
+		if (!saved || saved->size != spec.size)
+			return bad_memory(r);
+		ret = vm_memory_add(&m->vm, &spec, &slot, NULL);
 
 		if (ret)
 			return ret;
@@ -698,9 +723,7 @@ static int place_regions(struct machine *m)
 	}
 	if (nr == r->layout.nr && !region_list(&m->vm.mem, nr))
 		return 0;
-	log_err("%s: %s: memory is not where a machine of this configuration has it", r->dir.path,
-		SNAPSHOT_STATE);
-	return -EBADMSG;
+	return bad_memory(r);
 }
 
 /* The file's pages are mapped so that they can be written. */

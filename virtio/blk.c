@@ -1038,6 +1038,15 @@ static void image_swap(struct blk *blk, struct blk *next)
 	next->fd = fd;
 }
 
+/* Its own lock would keep it out. */
+static bool same_file(const struct blk *blk, const char *path)
+{
+	struct stat now, next;
+
+	return !fstat(blk->fd, &now) && !stat(path, &next) && now.st_dev == next.st_dev &&
+	       now.st_ino == next.st_ino;
+}
+
 int blk_replace(struct virtio_dev *dev, const char *path, char why[LOG_SENTENCE])
 {
 	struct blk *blk = to_blk(dev), *next;
@@ -1047,6 +1056,10 @@ int blk_replace(struct virtio_dev *dev, const char *path, char why[LOG_SENTENCE]
 	if (dev->active && !dev->paused) {
 		pthread_mutex_unlock(&dev->lock);
 		return log_refuse(why, -EBUSY, "%s: EBUSY: the guest must be paused", blk->path);
+	}
+	if (same_file(blk, path)) {
+		pthread_mutex_unlock(&dev->lock);
+		return 0;
 	}
 	log_forget_error();
 	next = image_like(blk, path);

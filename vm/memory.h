@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MEMORY_MAX_REGIONS   256 /* of RAM; read-only ones are as many more */
+#define MEMORY_MAX_REGIONS   256 /* of RAM and read-only ones together */
 #define MEMORY_VHOST_REGIONS 64	 /* vhost takes no more: E2BIG */
 
 struct memory_region {

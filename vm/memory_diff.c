@@ -26,6 +26,7 @@
 #define AT_ID	     16
 #define AT_INDEX     32
 #define AT_NR	     40
+#define AT_ZERO	     48
 #define AT_INDEX_CRC 56
 #define AT_CRC	     60
 #define DATA_AT	     4096
@@ -332,6 +333,8 @@ static int check_header(struct memory_diff *d, uint64_t size, const uint8_t *id)
 	if (memcmp(h + AT_ID, id, SNAPSHOT_ID_LEN))
 		return refuse(d, -ESTALE, "it belongs to the snapshot %s, state to %s",
 			      snapshot_ident_text(h + AT_ID).s, snapshot_ident_text(id).s);
+	if (state_file_load(h + AT_ZERO, 8))
+		return refuse(d, -EBADMSG, "a part of its header that is to be zero is not");
 	d->page_size = state_file_load(h + AT_PAGE_SIZE, 4);
 	d->index = state_file_load(h + AT_INDEX, 8);
 	d->nr = state_file_load(h + AT_NR, 8);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "vm/crc32.h"
 #include "vm/log.h"
@@ -270,6 +271,8 @@ static int save_region(const struct snapshot_dir *dir, int fd, struct scan *s,
 	s->data = (struct extent){ 0, 0 };
 	for (at = 0; at < region->size; at += page, i++) {
 		if (i == s->nr) {
+			if (snapshot_dir_canceled(dir))
+				return -ECANCELED;
 			scan_fetch(s, region->hva + at, (region->size - at) / page);
 			i = 0;
 		}
@@ -319,6 +322,19 @@ static int write_merge(const struct snapshot_dir *dir, const char *name, int fd,
 	return snapshot_dir_write(dir, name, fd, t, sizeof(t), data_size + OWNER_LEN);
 }
 
+/* Cut short beneath the guest, it would be saved as zeros: it is lost. */
+static int check_backing(const struct snapshot_dir *dir, const struct memory_file_region *region)
+{
+	struct stat st;
+
+	if (region->backing_fd < 0 || (!fstat(region->backing_fd, &st) && st.st_size >= 0 &&
+	    (uint64_t)st.st_size >= region->backing_offset + region->size))
+		return 0;
+	log_err("snapshot %s: EIO: the memory file that the guest was restored from has been cut short",
+		dir->path);
+	return -EIO;
+}
+
 int memory_file_save(const struct snapshot_dir *dir, const struct memory_file_layout *l,
 		     const uint8_t id[SNAPSHOT_ID_LEN])
 {
@@ -333,6 +349,8 @@ int memory_file_save(const struct snapshot_dir *dir, const struct memory_file_la
 	ret = write_merge(dir, NEW_MEMORY, fd, l->data_size, NULL);
 	if (!ret)
 		ret = write_owner(dir, NEW_MEMORY, fd, l->data_size, id);
+	for (unsigned int i = 0; i < l->nr && !ret; i++)
+		ret = check_backing(dir, &l->region[i]);
 	for (unsigned int i = 0; i < l->nr && !ret; i++)
 		ret = save_region(dir, fd, &s, &l->region[i]);
 	if (!ret)

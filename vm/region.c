@@ -97,14 +97,15 @@ static int check_place(const struct memory *mem, const struct region_spec *spec,
 
 static int check_room(const struct memory *mem, const struct region_spec *spec, char *why)
 {
-	unsigned int nr = spec->readonly ? mem->nr_rom : mem->nr;
+	unsigned int nr = mem->nr;
 
 	if (!spec->readonly && nr >= MEMORY_VHOST_REGIONS && has_vhost(mem))
 		return log_refuse(why, -E2BIG, AT "there are %u regions of RAM, and vhost takes no more "
 				  "than %d", AT_OF(spec), nr, MEMORY_VHOST_REGIONS);
-	if (nr >= MEMORY_MAX_REGIONS)
-		return log_refuse(why, -ENOSPC, AT "there are %u regions of its kind, the most that "
-				  "there can be", AT_OF(spec), nr);
+	/* Of both kinds: a snapshot has no room for more. */
+	if (mem->nr + mem->nr_rom >= MEMORY_MAX_REGIONS)
+		return log_refuse(why, -ENOSPC, AT "there are %u regions, the most that there can be",
+				  AT_OF(spec), mem->nr + mem->nr_rom);
 	if (mem->max_slots && memory_free_slot(mem) >= mem->max_slots)
 		return log_refuse(why, -ENOSPC, AT "this host's KVM has %u memory slots, and all are taken",
 				  AT_OF(spec), mem->max_slots);

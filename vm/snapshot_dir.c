@@ -46,6 +46,7 @@ int snapshot_dir_open(struct snapshot_dir *dir, const char *path, bool create)
 {
 	dir->fd = -1;
 	dir->path = path;
+	dir->cancel = NULL;
 	if (create && mkdir(path, 0700) < 0 && errno != EEXIST)
 		return failed(dir, NULL, "mkdir", -errno);
 	dir->fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -119,6 +120,11 @@ int snapshot_dir_read(const struct snapshot_dir *dir, const char *name, int fd, 
 	return 0;
 }
 
+bool snapshot_dir_canceled(const struct snapshot_dir *dir)
+{
+	return dir->cancel && atomic_load(dir->cancel);
+}
+
 int snapshot_dir_write(const struct snapshot_dir *dir, const char *name, int fd, const void *buf,
 		       size_t len, uint64_t offset)
 {
@@ -126,6 +132,8 @@ int snapshot_dir_write(const struct snapshot_dir *dir, const char *name, int fd,
 	ssize_t n;
 
 	while (len) {
+		if (snapshot_dir_canceled(dir))
+			return failed(dir, name, "pwrite", -ECANCELED);
 		n = pwrite(fd, p, len, offset);
 		if (n < 0 && errno == EINTR)
 			continue;

@@ -8,6 +8,7 @@
 #ifndef VM_SNAPSHOT_DIR_H
 #define VM_SNAPSHOT_DIR_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,6 +24,8 @@
 struct snapshot_dir {
 	int fd;
 	const char *path; /* for messages; the caller's, not copied */
+	/* NULL after opening, or what another thread sets so that writing gives up: -ECANCELED. */
+	const atomic_bool *cancel;
 };
 
 /*
@@ -52,6 +55,9 @@ int snapshot_dir_read(const struct snapshot_dir *dir, const char *name, int fd, 
 		      size_t len, uint64_t offset);
 int snapshot_dir_write(const struct snapshot_dir *dir, const char *name, int fd, const void *buf,
 		       size_t len, uint64_t offset);
+
+/* Has somebody set dir->cancel? For loops that write little. */
+bool snapshot_dir_canceled(const struct snapshot_dir *dir);
 
 /* Waits until the file, or with no @name the directory's entries, are on the disk. */
 int snapshot_dir_sync(const struct snapshot_dir *dir, const char *name, int fd);

@@ -253,6 +253,20 @@ static int check_windows(const struct vm *vm, const struct region_spec *spec, ch
 	return 0;
 }
 
+/* The host spends memory and time on a region by its size. */
+static int check_sum(const struct vm *vm, const struct region_spec *spec, char *why)
+{
+	const struct memory_region *region;
+	uint64_t sum = 0;
+
+	for (unsigned int i = 0; (region = region_list(&vm->mem, i)); i++)
+		sum += region->size;
+	if (spec->size <= arch_max_ram && sum <= arch_max_ram - spec->size)
+		return 0;
+	return log_refuse(why, -EINVAL, "memory at %#" PRIx64 ", %#" PRIx64 " bytes: a machine has at most "
+			  "%" PRIu64 " MiB in all", spec->gpa, spec->size, arch_max_ram >> 20);
+}
+
 int vm_memory_add(struct vm *vm, const struct region_spec *spec, uint32_t *slot,
 		  char why[LOG_SENTENCE])
 {
@@ -260,6 +274,8 @@ int vm_memory_add(struct vm *vm, const struct region_spec *spec, uint32_t *slot,
 
 	if (!ret)
 		ret = check_windows(vm, spec, why);
+	if (!ret)
+		ret = check_sum(vm, spec, why);
 	return ret ? ret : region_add(&vm->mem, spec, slot, why);
 }
 
