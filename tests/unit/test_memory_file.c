@@ -1388,6 +1388,34 @@ static void disk_full(void)
 	guest_fini(&g);
 }
 
+/* The guest is ended while it is saved; and its memory file was cut short while it ran. */
+static void given_up(void)
+{
+	const atomic_bool cancel = true;
+	struct snapshot_ident ident;
+	struct snapshot_dir dir;
+	struct restored r;
+	struct guest g, h;
+
+	guest_init(&g);
+	scribble(&g, 20);
+	CHECK_EQ(save(&g, "clones", &ident, NULL), 0);
+	CHECK_EQ(snapshot_dir_open(&dir, path_of("clones"), false), 0);
+	dir.cancel = &cancel;
+	CHECK_EQ(memory_file_save(&dir, &g.layout, ident.id), -ECANCELED);
+	CHECK(access(path_of("clones/memory.new"), F_OK) < 0);
+	snapshot_dir_close(&dir);
+	said("");
+	CHECK_EQ(restore(&r, "clones"), 0);
+	h = g;
+	h.layout = r.layout;
+	CHECK_EQ(truncate(path_of("clones/memory"), (off_t)page), 0);
+	CHECK_EQ(save(&h, "clone", &ident, NULL), -EIO);
+	CHECK(said("cut short"));
+	unmap(&r);
+	guest_fini(&g);
+}
+
 /* A host whose pages are larger than what the regions are multiples of. */
 static void larger_pages(void)
 {
@@ -1433,6 +1461,7 @@ int main(void)
 	RUN(merge_fails);
 	RUN(save_fails);
 	RUN(disk_full);
+	RUN(given_up);
 	RUN(larger_pages);
 	for (unsigned int i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		drop(names[i]);
