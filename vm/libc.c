@@ -35,6 +35,7 @@ struct out {
 	char *buf;
 	size_t size;
 	size_t len; /* of all that was put; what has no room is only counted */
+	size_t gone; /* to fd */
 	int fd;	    /* what fills @buf goes here; -1 for none */
 };
 
@@ -51,6 +52,7 @@ static void flush(struct out *o)
 			break; /* there is nowhere to say so */
 		done += (size_t)n;
 	}
+	o->gone += o->len;
 	o->len = 0;
 }
 
@@ -215,34 +217,36 @@ KEPT int snprintf(char *buf, size_t size, const char *fmt, ...)
 	return len;
 }
 
-/* Those that print return 0 always: nobody counts what they wrote. */
-static void print(int fd, const char *fmt, va_list ap)
+static int print(int fd, const char *fmt, va_list ap)
 {
 	char buf[512];
 	struct out o = { .buf = buf, .size = sizeof(buf), .fd = fd };
 
 	format(&o, fmt, ap);
 	flush(&o);
+	return (int)o.gone;
 }
 
 KEPT int dprintf(int fd, const char *fmt, ...)
 {
 	va_list ap;
+	int ret;
 
 	va_start(ap, fmt);
-	print(fd, fmt, ap);
+	ret = print(fd, fmt, ap);
 	va_end(ap);
-	return 0;
+	return ret;
 }
 
 KEPT int printf(const char *fmt, ...)
 {
 	va_list ap;
+	int ret;
 
 	va_start(ap, fmt);
-	print(STDOUT_FILENO, fmt, ap);
+	ret = print(STDOUT_FILENO, fmt, ap);
 	va_end(ap);
-	return 0;
+	return ret;
 }
 
 /* What the compiler makes of printf() where it knows the format. */

@@ -133,8 +133,8 @@ static void prints(void)
 	CHECK(!pipe2(pipes, O_CLOEXEC));
 	fflush(stdout);
 	dup2(pipes[1], 1);
-	own_dprintf(pipes[1], "%s|%d", text, 7);
-	own_printf("%s%c", "out", '!');
+	CHECK_EQ(own_dprintf(pipes[1], "%s|%d", text, 7), 3001);
+	CHECK_EQ(own_printf("%s%c", "out", '!'), 4);
 	own_puts(text);
 	own_putchar('.');
 	dup2(saved, 1);
