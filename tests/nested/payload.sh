@@ -14,8 +14,8 @@ find "build/$ARCH/payload" -maxdepth 1 -type f -exec cp {} "$tmp/payloads/" \;
 # Variants: what depends on the interrupt controller, and on the size of the host's pages.
 patterns=$*
 if [ -z "$patterns" ]; then
-	[ "${CHECK_GIC-}" != 2 ] || patterns="mmio serial rng irq gic slots end- cpus psci boot"
-	[ -z "${CHECK_HOST-}" ] || patterns="mmio nisv irq rng blk cpus ram boot"
+	[ "${CHECK_GIC-}" != 2 ] || patterns="mmio serial rng irq interrupt-numbers gic slots end- cpus psci boot"
+	[ -z "${CHECK_HOST-}" ] || patterns="mmio nisv irq rng blk cpus ram boot dirty-log"
 fi
 
 nested -I -t 900 -f "build/$ARCH/vinit:/t/vinit" -f "$tmp/payloads:/t/payloads" \
