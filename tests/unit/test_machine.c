@@ -16,6 +16,7 @@
 #include "vm/event.h"
 #include "vm/log.h"
 #include "vm/snapshot_dir.h"
+#include "vm/state_file.h"
 #include "vm/vcpu.h"
 
 #define MIB   (1ull << 20)
@@ -1209,6 +1210,69 @@ static void save(void)
 	leave();
 }
 
+/*
+ * --- a whole machine's state, damaged ------------------------------------------------------------
+ */
+
+/* The state of path_new, of @len bytes, is refused with a sentence, and the configuration is what it was. */
+static bool refused(const uint8_t *state, size_t len)
+{
+	char file[128];
+	struct guest_config c, was;
+	struct machine m = { .config = &c };
+	int err;
+
+	snprintf(file, sizeof(file), "%s/" SNAPSHOT_STATE, path_new);
+	put_file(file, state, len, (off_t)len);
+	config_init(&c);
+	c.restore = words(path_new);
+	was = c;
+	CHECK(!__real_ftruncate(log_fd, 0) && !lseek(log_fd, 0, SEEK_SET));
+	err = machine_restore_open(&m);
+	if (!err)
+		machine_restore_close(&m, true);
+	CHECK(!m.restore && !memcmp(&c, &was, sizeof(c)));
+	config_free(&c);
+	return (err == -EBADMSG || err == -EOPNOTSUPP) && lseek(log_fd, 0, SEEK_CUR) > 20;
+}
+
+/* Every byte, every length, every version of the file. */
+static void damaged(void)
+{
+	static uint8_t state[STATE_FILE_MAX / 64];
+	char from[128], to[128];
+	int fd, wrong = 0;
+	ssize_t len;
+
+	snprintf(from, sizeof(from), "%s/" SNAPSHOT_STATE, path_saved);
+	fd = __real_open(from, O_RDONLY | O_CLOEXEC, 0);
+	len = read(fd, state, sizeof(state));
+	close(fd);
+	CHECK(len > 5000 && len < (ssize_t)sizeof(state));
+	CHECK(!mkdir(path_new, 0700));
+	snprintf(from, sizeof(from), "%s/" SNAPSHOT_MEMORY, path_saved);
+	snprintf(to, sizeof(to), "%s/" SNAPSHOT_MEMORY, path_new);
+	CHECK(!link(from, to));
+	CHECK(!refused(state, (size_t)len)); /* undamaged */
+	for (ssize_t i = 0; i < len && wrong < 10; i++) {
+		uint8_t was = state[i];
+
+		state[i] ^= (uint8_t)(1 << i % 8);
+		wrong += !refused(state, (size_t)len);
+		state[i] = (uint8_t)~was;
+		wrong += !refused(state, (size_t)len);
+		state[i] = was;
+	}
+	for (ssize_t i = 0; i < len && wrong < 10; i++)
+		wrong += !refused(state, (size_t)i);
+	for (unsigned int version = 0; version < 256 && wrong < 10; version++) {
+		state_file_store(state + STATE_FILE_AT_VERSION, version, 4);
+		wrong += version != STATE_FILE_VERSION && !refused(state, (size_t)len);
+	}
+	CHECK_EQ(wrong, 0);
+	remove_snapshot(path_new);
+}
+
 /* All, or the one that is named. */
 #define RUN_ONE(fn)                                                                                \
 	do {                                                                                       \
@@ -1255,6 +1319,7 @@ int main(int argc, char **argv)
 	RUN_ONE(reset_fails);
 	RUN_ONE(snapshot_fails);
 	RUN_ONE(restore_fails);
+	RUN_ONE(damaged);
 	RUN(remove_files);
 	return TEST_RESULT();
 }
