@@ -564,7 +564,7 @@ static int check_restore(const struct guest_config *c)
 {
 	const char *key = c->kernel ? "kernel" : c->initrd ? "initrd" : c->cmdline ? "cmdline" :
 			  c->cmdline_only ? "cmdline-only" : c->cpus ? "cpus" : c->memory ? "memory" :
-			  c->gic ? "gic" : c->rng ? "rng" : NULL;
+			  c->gic ? "gic" : c->rng ? "rng" : c->hugepages ? "hugepages" : NULL;
 
 	if (key) {
 		log_err("%s: the snapshot that is restored says what the machine is: leave it out", key);

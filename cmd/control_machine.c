@@ -385,9 +385,15 @@ enum server_answer control_put_irq(struct control *c, struct server_call *call)
 enum server_answer control_get_dirty(struct control *c, struct server_call *call)
 {
 	struct vm *vm = machine_vm(c->machine);
-	bool on = vm && dirty_on(&vm->mem);
 	struct json_writer *w = &call->body;
+	char why[LOG_SENTENCE] = "";
+	bool on;
+	int ret;
 
+	/* While a snapshot is written, its thread has the log. */
+	ret = vm ? machine_dirty_look(c->machine, &on, why) : (on = false, 0);
+	if (ret)
+		return control_result(call, ret, why);
 	json_put_object(w, NULL);
 	json_put_bool(w, "enabled", on);
 	if (on) {

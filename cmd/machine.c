@@ -32,6 +32,10 @@
 
 /*
  * --- the device table: what a row makes takes the next virtio slots, in this order ------------------
+ *
+ * A snapshot knows devices by their slots: a new row comes last. What else knows about devices:
+ * guest_config (cmd/config.[ch]), section MACH (machine_snapshot.c, whose version then rises),
+ * control_config.c, and the pages in docs/.
  */
 
 struct device_row {
@@ -507,7 +511,7 @@ static bool live_again(struct machine *m, uint64_t lived_ms, const char *why)
 		return false;
 	/* Some guests do nothing but reset. */
 	log_limited(LOG_INFO, "the guest %s%s%s", vm_end_name(VM_END_RESET), why ? ": " : "", why ? why : "");
-	m->paused_ms = 0;
+	machine_count_pause(m);
 	pause_reset(m, lived_ms);
 	return true;
 }

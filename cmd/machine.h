@@ -96,6 +96,9 @@ int machine_memory_remove(struct machine *m, uint32_t slot, char why[LOG_SENTENC
 /* vm/dirty.h: turns the log on or off; again: does nothing. */
 int machine_dirty_log(struct machine *m, bool on, char why[LOG_SENTENCE]);
 
+/* Is it on? Refused while a snapshot is written. */
+int machine_dirty_look(struct machine *m, bool *on, char why[LOG_SENTENCE]);
+
 /*
  * Gets the log and clears it: calls @fn for each run of pages (bytes, upwards) between collecting and
  * clearing. When @fn returns something else than 0, that is returned and nothing is cleared. The

@@ -137,6 +137,13 @@ int machine_pause(struct machine *m, char why[LOG_SENTENCE])
 	return ret;
 }
 
+void machine_count_pause(struct machine *m)
+{
+	if (m->paused_ms)
+		m->stats.paused_ms += clock_ms() - m->paused_ms;
+	m->paused_ms = 0;
+}
+
 int machine_resume(struct machine *m, char why[LOG_SENTENCE])
 {
 	int ret = move(m, CALL_RESUME, why);
@@ -144,10 +151,8 @@ int machine_resume(struct machine *m, char why[LOG_SENTENCE])
 	if (ret)
 		return ret;
 	ret = machine_release(m, why);
-	if (!ret && m->paused_ms) {
-		m->stats.paused_ms += clock_ms() - m->paused_ms;
-		m->paused_ms = 0;
-	}
+	if (!ret)
+		machine_count_pause(m);
 	state_settle(&m->state, CALL_RESUME, !ret);
 	return ret;
 }
@@ -296,6 +301,14 @@ int machine_dirty_log(struct machine *m, bool on, char why[LOG_SENTENCE])
 		machine_save_forget(m);
 	ret = on ? vm_dirty_enable(&m->vm, why) : vm_dirty_disable(&m->vm, why);
 	return end(m, CALL_DIRTY_LOG, held, ret);
+}
+
+int machine_dirty_look(struct machine *m, bool *on, char why[LOG_SENTENCE])
+{
+	int ret = state_check(&m->state, CALL_DIRTY_LOG, why);
+
+	*on = !ret && dirty_on(&m->vm.mem);
+	return ret;
 }
 
 int machine_dirty_get(struct machine *m, dirty_fn *fn, void *opaque, char why[LOG_SENTENCE])

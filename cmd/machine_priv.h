@@ -89,6 +89,9 @@ void machine_begin_stop(struct machine *m, const char *who);
 int machine_hold(struct machine *m, char why[LOG_SENTENCE]);
 int machine_release(struct machine *m, char why[LOG_SENTENCE]);
 
+/* A pause is over: adds it to the others. */
+void machine_count_pause(struct machine *m);
+
 /* --- machine_snapshot.c --------------------------------------------------------------------------- */
 
 /*

@@ -470,6 +470,12 @@ int machine_snapshot(struct machine *m, const char *dir, bool diff, machine_done
 
 	if (ret)
 		return ret;
+	/* Its end is told to the state at the loop's next turn. */
+	if (atomic_load(&m->vm.end) != VM_END_NONE) {
+		state_settle(&m->state, CALL_SNAPSHOT, false);
+		snprintf(why, LOG_SENTENCE, "the guest has just ended");
+		return -ESHUTDOWN;
+	}
 	ret = prepare_save(m, dir, diff, why);
 	if (ret) {
 		state_settle(&m->state, CALL_SNAPSHOT, false);

@@ -9,9 +9,9 @@
  * Locks: dev->lock guards the register file's compound state, the device's state and the queues
  * that the event loop serves. It is taken by the transport on a vCPU thread and by the event loop
  * before ops are called, so every op runs with it held. A queue that a thread of the device or the
- * kernel serves (own_kicks) is that thread's alone between activate and reset; such a thread must
- * not take dev->lock, since reset waits for it with the lock held. virtio_signal() and virtio_broken()
- * take no lock.
+ * kernel serves (own_kicks) is that thread's alone from activate or resume to reset or pause; such
+ * a thread must not take dev->lock, since both wait for it with the lock held. virtio_signal() and
+ * virtio_broken() take no lock. A reset may follow a pause, and a resume a load without activate.
  */
 #ifndef VIRTIO_VIRTIO_H
 #define VIRTIO_VIRTIO_H

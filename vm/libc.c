@@ -269,12 +269,14 @@ static unsigned int digit(char c)
 						    UINT_MAX;
 }
 
-/* Of digits only: no blanks and no sign in front, and no file that this reads has any there. */
+/* Blanks and tabs may stand in front (/proc/meminfo has some), and no sign. */
 KEPT unsigned long long strtoull(const char *s, char **end, int base)
 {
 	unsigned long long n = 0;
 	bool over = false;
 
+	while (*s == ' ' || *s == '\t')
+		s++;
 	if (!base) {
 		base = *s == '0' ? 8 : 10;
 		if (*s == '0' && (s[1] | 32) == 'x' && digit(s[2]) < 16) {
@@ -307,7 +309,7 @@ KEPT char *strstr(const char *s, const char *word)
 
 /* --- files ---------------------------------------------------------------------------------- */
 
-/* The kernel knows, and /proc tells: a host without it has no pagemap and no snapshot either. */
+/* The kernel knows, and /proc tells. Without /proc there is no answer. */
 KEPT char *realpath(const char *path, char *out)
 {
 	char link[32], whole[PATH_MAX];

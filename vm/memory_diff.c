@@ -119,6 +119,9 @@ static int add_entry(struct save *s, uint64_t gpa, uint64_t len, uint64_t data)
 	return 0;
 }
 
+/* How much is looked at or written until it is asked whether to give up. */
+#define LOOK_EVERY (4u << 20)
+
 /* A run of pages at @hva that are all zero, or of which none is. */
 static int save_run(struct save *s, uint64_t gpa, const uint8_t *hva, uint64_t len, bool zero)
 {
@@ -149,7 +152,9 @@ static int save_range(struct save *s, uint64_t gpa, uint64_t len)
 	hva = region->hva + (gpa - region->gpa);
 	for (at = 0; at < len; at += page) {
 		zero = memory_file_zero(hva + at, page);
-		if (at > start && zero != run_zero) {
+		if (at % LOOK_EVERY == 0 && snapshot_dir_canceled(s->dir))
+			return -ECANCELED;
+		if (at > start && (zero != run_zero || (!zero && at - start >= LOOK_EVERY))) {
 			ret = save_run(s, gpa + start, hva + start, at - start, run_zero);
 			if (ret)
 				return ret;

@@ -189,9 +189,6 @@ int snapshot_dir_commit(const struct snapshot_dir *dir, bool diff)
 		ret = snapshot_dir_replace(dir, SNAPSHOT_STATE);
 	if (!ret)
 		ret = snapshot_dir_sync(dir, NULL, dir->fd);
-	/* What another kind of snapshot left takes room, and no more than that. */
-	if (!ret)
-		unlinkat(dir->fd, diff ? SNAPSHOT_MEMORY : SNAPSHOT_DIFF, 0);
 	return ret;
 }
 

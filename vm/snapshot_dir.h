@@ -66,7 +66,7 @@ int snapshot_dir_sync(const struct snapshot_dir *dir, const char *name, int fd);
 int snapshot_dir_replace(const struct snapshot_dir *dir, const char *name);
 
 /*
- * What was written by memory_file_save() or, with @diff, memory_file_save_diff(), and by
+ * What was written by memory_file_save() or, with @diff, memory_diff_save(), and by
  * state_writer_save() becomes the directory's snapshot. When it fails or dies in between, the
  * directory holds the old snapshot, or one that is refused because its two files do not belong
  * together; never a mixture that restores. 0 or -errno.

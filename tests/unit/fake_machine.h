@@ -159,6 +159,12 @@ int machine_dirty_log(struct machine *m, bool on, char why[LOG_SENTENCE])
 	return said(why, "dirty log %d", on);
 }
 
+int machine_dirty_look(struct machine *m, bool *on, char why[LOG_SENTENCE])
+{
+	*on = m->dirty;
+	return fake.refuse;
+}
+
 /* Two regions without a gap, 1 GiB each. */
 #define FAKE_RAM 0x40000000ull
 #define FAKE_MIDDLE 0x80000000ull
