@@ -8,6 +8,9 @@
 #include "arch/arch.h"
 #include "vm/log.h"
 
+/* The id of the n-th disk that was given none. */
+#define DISK_DEFAULT_ID "vinit-disk%u"
+
 struct disk_config {
 	char *path;
 	char *id;

@@ -119,7 +119,7 @@ static bool has_id(const struct guest_config *config, unsigned int i, const char
 {
 	char own[24];
 
-	snprintf(own, sizeof(own), "vinit-disk%u", i);
+	snprintf(own, sizeof(own), DISK_DEFAULT_ID, i);
 	return !strcmp(config->disk[i].id ? config->disk[i].id : own, id);
 }
 
@@ -282,7 +282,7 @@ static void put_drives(struct json_writer *w, const struct guest_config *config)
 		if (disk->id)
 			json_put_string(w, "drive_id", disk->id);
 		else
-			json_put_format(w, "drive_id", "vinit-disk%u", i);
+			json_put_format(w, "drive_id", DISK_DEFAULT_ID, i);
 		json_put_string(w, "path_on_host", disk->path);
 		json_put_bool(w, "is_root_device", false);
 		json_put_bool(w, "is_read_only", disk->readonly);

@@ -67,7 +67,7 @@ static int create_blk(struct machine *m, unsigned int i, struct virtio_dev **dev
 
 	if (i == m->config->nr_disks)
 		return 0;
-	snprintf(id, sizeof(id), MACHINE_DISK_ID, i);
+	snprintf(id, sizeof(id), DISK_DEFAULT_ID, i);
 	config = (struct blk_config){
 		.path = disk->path,
 		.id = disk->id ? disk->id : id,

@@ -23,9 +23,6 @@ struct virtio_mmio;
 
 #define MACHINE_WAITERS 64
 
-/* The id of a disk that was given none. */
-#define MACHINE_DISK_ID "vinit-disk%u"
-
 struct machine_waiter {
 	machine_done_fn *done;
 	void *opaque;

@@ -513,7 +513,7 @@ static struct disk_config *meant_disk(struct guest_config *c, const struct disk_
 	if (!disk->id)
 		return &c->disk[i];
 	for (i = 0; i < c->nr_disks; i++) {
-		snprintf(id, sizeof(id), MACHINE_DISK_ID, i);
+		snprintf(id, sizeof(id), DISK_DEFAULT_ID, i);
 		if (!strcmp(disk->id, c->disk[i].id ? c->disk[i].id : id))
 			return &c->disk[i];
 	}

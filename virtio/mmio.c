@@ -11,7 +11,7 @@
  * A register access that traps is ordered by the trap; those the kernel takes (ioeventfd) tell
  * nothing but "look at the ring", which queue.c does with barriers of its own.
  */
-#include "virtio/mmio.h"
+#include "virtio/mmio_regs.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -31,29 +31,6 @@
 #define MMIO_MAGIC   0x74726976 /* "virt" */
 #define MMIO_VERSION 2
 #define MMIO_VENDOR  0x74696e76 /* "vnit" */
-
-#define S_ACK	      VIRTIO_CONFIG_S_ACKNOWLEDGE
-#define S_DRIVER      VIRTIO_CONFIG_S_DRIVER
-#define S_DRIVER_OK   VIRTIO_CONFIG_S_DRIVER_OK
-#define S_FEATURES_OK VIRTIO_CONFIG_S_FEATURES_OK
-#define S_NEEDS_RESET VIRTIO_CONFIG_S_NEEDS_RESET
-#define S_FAILED      VIRTIO_CONFIG_S_FAILED
-#define S_BY_DRIVER   (S_ACK | S_DRIVER | S_DRIVER_OK | S_FEATURES_OK | S_FAILED)
-
-static uint32_t *reg_word(struct virtio_mmio *mmio, unsigned int offset)
-{
-	return &mmio->reg[offset / 4];
-}
-
-static uint32_t reg_get(struct virtio_mmio *mmio, unsigned int offset)
-{
-	return le32toh(__atomic_load_n(reg_word(mmio, offset), __ATOMIC_ACQUIRE));
-}
-
-static void reg_set(struct virtio_mmio *mmio, unsigned int offset, uint32_t v)
-{
-	__atomic_store_n(reg_word(mmio, offset), htole32(v), __ATOMIC_RELEASE);
-}
 
 /* Both return the word as it was. */
 static uint32_t reg_or(struct virtio_mmio *mmio, unsigned int offset, uint32_t bits)

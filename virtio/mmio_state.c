@@ -6,7 +6,7 @@
  * itself, or it is refused. Each ring is looked for in RAM as at DRIVER_OK. The indices need no
  * check: they are used by their remainders, and a driver can make the ring say anything anyhow.
  */
-#include "virtio/mmio.h"
+#include "virtio/mmio_regs.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -17,23 +17,7 @@
 #include "vm/state_reader.h"
 #include "vm/state_writer.h"
 
-#define S_ACK	      VIRTIO_CONFIG_S_ACKNOWLEDGE
-#define S_DRIVER      VIRTIO_CONFIG_S_DRIVER
-#define S_DRIVER_OK   VIRTIO_CONFIG_S_DRIVER_OK
-#define S_FEATURES_OK VIRTIO_CONFIG_S_FEATURES_OK
-#define S_NEEDS_RESET VIRTIO_CONFIG_S_NEEDS_RESET
-#define S_FAILED      VIRTIO_CONFIG_S_FAILED
-#define S_ALL	      (S_ACK | S_DRIVER | S_DRIVER_OK | S_FEATURES_OK | S_NEEDS_RESET | S_FAILED)
-
-static uint32_t reg_get(struct virtio_mmio *mmio, unsigned int offset)
-{
-	return le32toh(__atomic_load_n(&mmio->reg[offset / 4], __ATOMIC_ACQUIRE));
-}
-
-static void reg_set(struct virtio_mmio *mmio, unsigned int offset, uint32_t v)
-{
-	__atomic_store_n(&mmio->reg[offset / 4], htole32(v), __ATOMIC_RELEASE);
-}
+#define S_ALL (S_BY_DRIVER | S_NEEDS_RESET)
 
 static void queue_save(const struct queue *q, struct state_writer *w)
 {
