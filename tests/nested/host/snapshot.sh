@@ -321,7 +321,8 @@ want "nothing was counted" [ "${1:-0}" -gt 50 -a "${2:-0}" -gt 1000 -a "${3:-0}"
 # On x86_64 4 GiB lie on both sides of the hole: that is one range more to map, advise and give to KVM, whatever its size.
 ranges=0
 [ "$arch" != x86_64 ] || ranges=1
-want "system calls: $1, then $calls" [ $((calls - $1)) -le $((2 + 12 * ranges)) ]
+# How often its event loop and its locks wait is chance, a few times more or less.
+want "system calls: $1, then $calls" [ $((calls - $1)) -le $((8 + 12 * ranges)) ]
 want "bytes read: $2, then $bytes" [ $((bytes - $2)) -le 200 ]
 want "page faults: $3, then $pages" [ $((pages - $3)) -le 4 ]
 end
