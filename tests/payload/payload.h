@@ -86,6 +86,8 @@ uint64_t machine_ram(uint64_t offset);
 uint64_t machine_hole(void);
 /* Where RAM ends and nothing else begins, for RAM of @size bytes: accesses there find nothing. */
 uint64_t machine_ram_end(uint64_t size);
+/* Where the map ends: what is kept at RAM's end is not told. */
+uint64_t machine_map_end(uint64_t size);
 /* Bytes of RAM that the map does not call RAM (the BIOS area). */
 uint64_t machine_ram_lost(void);
 

@@ -38,7 +38,7 @@ void payload_main(void)
 	}
 	check_eq(bad, 0, "every range is RAM at its first and last page");
 	check_eq(sum, size - machine_ram_lost(), "size in the map");
-	check_eq(end, machine_ram_end(size), "end in the map");
+	check_eq(end, machine_map_end(size), "end in the map");
 	write64(machine_ram_end(size), 0x1234);
 	check_eq(read64(machine_ram_end(size)), ~0ull, "beyond the end is nothing");
 	check_eq(read64(machine_hole()), ~0ull, "in the hole is nothing");

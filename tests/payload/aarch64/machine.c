@@ -214,9 +214,14 @@ uint64_t machine_ram_end(uint64_t size)
 	return LAYOUT_RAM_BASE + size;
 }
 
+uint64_t machine_map_end(uint64_t size)
+{
+	return machine_ram_end(size) - LAYOUT_VMGENID_ROOM;
+}
+
 uint64_t machine_ram_lost(void)
 {
-	return 0;
+	return LAYOUT_VMGENID_ROOM;
 }
 
 uint64_t machine_virtio_base(unsigned int slot)

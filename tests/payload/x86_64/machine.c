@@ -283,6 +283,11 @@ uint64_t machine_ram_end(uint64_t size)
 	return size <= LAYOUT_HOLE_BASE ? size : LAYOUT_HOLE_END + size - LAYOUT_HOLE_BASE;
 }
 
+uint64_t machine_map_end(uint64_t size)
+{
+	return machine_ram_end(size);
+}
+
 uint64_t machine_ram_lost(void)
 {
 	return LAYOUT_HIGH_RAM - LAYOUT_LOW_END;
