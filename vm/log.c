@@ -22,6 +22,7 @@ static struct {
 	atomic_bool crlf;
 	const char *_Atomic prefix;
 	pthread_mutex_t lock; /* for one line: what poll() promised is for one thread */
+	char first_error[LOG_SENTENCE]; /* under the lock */
 } logger = { .level = LOG_INFO, .fd = STDERR_FILENO, .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static const char level_name[][6] = { "error", "warn", "info", "debug" };
@@ -70,16 +71,26 @@ static bool log_stuck(int fd)
 	return poll(&p, 1, LOG_WAIT_MS) == 0;
 }
 
-static _Thread_local char first_error[LOG_SENTENCE];
+static void keep_error(const char *text)
+{
+	pthread_mutex_lock(&logger.lock);
+	if (!*logger.first_error)
+		snprintf(logger.first_error, LOG_SENTENCE, "%.*s", LOG_SENTENCE - 1, text);
+	pthread_mutex_unlock(&logger.lock);
+}
 
 void log_forget_error(void)
 {
-	*first_error = '\0';
+	pthread_mutex_lock(&logger.lock);
+	*logger.first_error = '\0';
+	pthread_mutex_unlock(&logger.lock);
 }
 
 void log_first_error(char why[LOG_SENTENCE])
 {
-	memcpy(why, first_error, LOG_SENTENCE);
+	pthread_mutex_lock(&logger.lock);
+	memcpy(why, logger.first_error, LOG_SENTENCE);
+	pthread_mutex_unlock(&logger.lock);
 }
 
 void log_line(enum log_level level, const char *fmt, ...)
@@ -118,8 +129,8 @@ void log_line(enum log_level level, const char *fmt, ...)
 			buf[i] = '?';
 	}
 	buf[len] = '\0';
-	if (level == LOG_ERROR && !*first_error)
-		snprintf(first_error, LOG_SENTENCE, "%.*s", LOG_SENTENCE - 1, buf + text);
+	if (level == LOG_ERROR)
+		keep_error(buf + text);
 	/* A file wants none, whatever the terminal is set to. */
 	if (atomic_load(&logger.crlf) && atomic_load(&logger.fd) == STDERR_FILENO)
 		buf[len++] = '\r';

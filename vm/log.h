@@ -77,7 +77,7 @@ int log_refuse(char why[LOG_SENTENCE], int err, const char *fmt, ...)
 
 /*
  * For who must answer somebody with the reason of a failure that is told in the log: forgets, and
- * copies the first error that this thread has logged since; "" for none.
+ * copies the first error that was logged since, by any thread; "" for none.
  */
 void log_forget_error(void);
 void log_first_error(char why[LOG_SENTENCE]);
