@@ -1248,7 +1248,7 @@ static void damaged(void)
 	fd = __real_open(from, O_RDONLY | O_CLOEXEC, 0);
 	len = read(fd, state, sizeof(state));
 	close(fd);
-	CHECK(len > 5000 && len < (ssize_t)sizeof(state));
+	CHECK(len > 1000 && len < (ssize_t)sizeof(state));
 	CHECK(!mkdir(path_new, 0700));
 	snprintf(from, sizeof(from), "%s/" SNAPSHOT_MEMORY, path_saved);
 	snprintf(to, sizeof(to), "%s/" SNAPSHOT_MEMORY, path_new);
