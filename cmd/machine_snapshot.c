@@ -743,8 +743,6 @@ static int protect_regions(struct machine *m)
 			return -errno;
 		}
 	}
-	for (unsigned int i = 0; i < m->vm.mem.nr; i++)
-		memory_advise(m->vm.mem.region[i].hva, m->vm.mem.region[i].size);
 	return 0;
 }
 
