@@ -87,7 +87,9 @@ end() {
 	if [ -z "$why" ]; then
 		echo "ok $name ($((SECONDS - began)) s)"
 	else
-		sed 's/^/  console: /' <(tail -n 60 "$tmp/log" | cut -c1-160)
+		# From where a kernel died, or the end.
+		from=$(grep -nE -m 1 'BUG:|Oops|Kernel panic' "$tmp/log" | cut -d: -f1)
+		sed 's/^/  console: /' <(tail -n "${from:++}${from:-60}" "$tmp/log" | head -n 60 | cut -c1-160)
 		sed 's/^/  /' "$tmp/agent" <(tail -n 5 "$tmp/out" | cut -c1-160)
 		echo "FAIL $name${why#;}"
 	fi
