@@ -8,6 +8,8 @@ clones=10
 every || clones=4
 full || clones=2
 reseeded='crng reseeded due to virtual machine fork'
+# What a kernel may say of the time that has passed since it was saved: on x86_64 its clock has moved on by it.
+expected="$reseeded|sched: DL replenish lagged too much"
 
 # copy_disk FROM TO: guests don't share one.
 copy_disk() { cp "$T/$1.disk" "$T/$2.disk"; }
@@ -131,7 +133,7 @@ restore r 7 full full
 want "it goes on" goes_on r 7
 want "date" right_clock r
 want "the load" clean r
-want "dmesg" quiet r "$reseeded"
+want "dmesg" quiet r "$expected"
 ask r "dmesg | grep -c '$reseeded'"
 want "its random numbers were not renewed: $answer" is "$answer" 1
 # Two listeners and one client: connections of the time before have been reset.
@@ -184,7 +186,7 @@ while [ $i -lt $clones ]; do
 	want "clone $i's echo: $(cat $T/talk)" grep -q '^ok' $T/talk
 	want "clone $i moves: $(counts c$i)" wait_for 60 moved c$i
 	want "clone $i's load" clean c$i
-	want "clone $i's dmesg" quiet c$i "$reseeded|drop_caches"
+	want "clone $i's dmesg" quiet c$i "$expected|drop_caches"
 	want "clone $i's vinit" silent c$i
 	i=$((i + 1))
 done
@@ -275,7 +277,7 @@ ask m 'md5sum </tmp/junk2; md5sum </tmp/junk3; ls /tmp'
 want "what it remembers: $answer" is "$(echo "$answer" | head -n 2)" "$sum2
 $sum3"
 want "the load" clean m
-want "dmesg" quiet m "$reseeded|drop_caches"
+want "dmesg" quiet m "$expected|drop_caches"
 want "it ends" gone m
 end
 
