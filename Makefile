@@ -91,10 +91,11 @@ hardening := \
 # The largest page that hosts have.
 page-size := 4096
 arch-cflags :=
+arch-ldflags :=
 include arch/$(ARCH)/Makefile.flags
 # The linker's own layout leaves gaps of up to a page in the file.
 link-script := vinit.lds
-arch-ldflags := -Wl,-z,noseparate-code -Wl,-z,max-page-size=$(page-size) -Wl,-z,common-page-size=$(page-size) \
+arch-ldflags += -Wl,-z,noseparate-code -Wl,-z,max-page-size=$(page-size) -Wl,-z,common-page-size=$(page-size) \
 		-Wl,-T,$(link-script)
 
 all-cflags := -std=gnu11 -D_GNU_SOURCE $(libc-cflags) -I. -include $(O)/config.h \
@@ -122,7 +123,13 @@ quiet_cmd_cc	= CC      $@
 quiet_cmd_link	= LINK    $@
       cmd_link	= $(CC) $(hardening) $(arch-cflags) $(CFLAGS) $(all-ldflags) $(link-start) -o $@ $(filter %.o,$^) $(link-end)
 quiet_cmd_strip	= STRIP   $@
-      cmd_strip	= $(STRIP) -o $@ $<
+      cmd_strip	= $(STRIP) -o $@ $< && $(cut-sections)
+
+# Nobody loads the table of sections, the file's last part; vinit.debug has it. Bytes 40 to 47 of the header say where it
+# is, 58 to 63 how large.
+cut-sections = truncate -s $$(($$($(READELF) -lW $@ | awk '$$1 == "LOAD" { end = $$2 "+" $$5 } END { print end }'))) $@ && \
+	head -c 8 /dev/zero | dd of=$@ bs=1 seek=40 conv=notrunc status=none && \
+	head -c 6 /dev/zero | dd of=$@ bs=1 seek=58 conv=notrunc status=none
 
 all: $(O)/vinit
 
@@ -181,11 +188,11 @@ $(O)/.config: Kconfig
 	else $(call kconfig-values,y) >$@; fi; touch $@
 
 # Every option is 0 or 1, so that C can say "if" and -Wundef finds a name that is none. What stays the same rebuilds
-# nothing.
+# nothing. Another make may be at it: each has a file of its own.
 $(O)/config.h: $(O)/.config Makefile
 	@awk 'FILENAME != "Kconfig" { if (sub(/=y$$/, "")) on[$$0] = 1; next } \
-		/^config/ { print "#define CONFIG_" $$2, on["CONFIG_" $$2] + 0 }' $< Kconfig >$@.tmp; \
-		if cmp -s $@.tmp $@; then rm $@.tmp; else mv $@.tmp $@; fi
+		/^config/ { print "#define CONFIG_" $$2, on["CONFIG_" $$2] + 0 }' $< Kconfig >$@.$$$$; \
+		if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
 defconfig:
 	@mkdir -p $(O); $(call kconfig-values,y) >$(O)/.config; echo "  GEN     $(O)/.config"

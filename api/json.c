@@ -477,20 +477,21 @@ static int value_string(struct reader *r, const struct json_member *m)
 static int value_word(struct reader *r, const struct json_member *m)
 {
 	char word[JSON_NAME_MAX], expected[JSON_ERROR_SIZE / 2] = "one of";
-	size_t len, used = strlen(expected);
+	size_t len = 0, used = strlen(expected);
+	bool is_string = *r->start == '"';
+	unsigned int i = 0;
 
-	if (*r->start == '"') {
+	if (is_string)
 		read_string(r, word, sizeof(word), &len);
-		for (unsigned int i = 0; m->words[i] && len <= sizeof(word); i++) {
-			if (strlen(m->words[i]) == len && !memcmp(word, m->words[i], len)) {
-				*(unsigned int *)m->to = i;
-				return 0;
-			}
+	for (const char *w = m->words; *w; w += strlen(w) + 1, i++) {
+		if (is_string && len <= sizeof(word) && strlen(w) == len && !memcmp(word, w, len)) {
+			*(unsigned int *)m->to = i;
+			return 0;
 		}
+		if (used < sizeof(expected))
+			used += (size_t)snprintf(expected + used, sizeof(expected) - used,
+						 "%s \"%s\"", i ? "," : "", w);
 	}
-	for (unsigned int i = 0; m->words[i] && used < sizeof(expected); i++)
-		used += (size_t)snprintf(expected + used, sizeof(expected) - used, "%s \"%s\"",
-					 i ? "," : "", m->words[i]);
 	return fail_value(r, m, expected);
 }
 

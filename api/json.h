@@ -49,7 +49,7 @@ struct json_member {
 	size_t size;
 	uint64_t min;
 	uint64_t max;
-	const char *const *words; /* ends with NULL */
+	const char *words; /* each ends with a NUL, all with one more: "Paused\0Resumed\0" */
 	bool required;
 	bool null_is_none; /* null is as good as no member */
 	bool given;	   /* out */

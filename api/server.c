@@ -8,14 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 #include "vm/event.h"
 #include "vm/log.h"
+#include "vm/unix_socket.h"
 
 #define BACKLOG	     16
 #define LINGER_MS    500     /* to take in and forget what a client sent for nothing */
@@ -64,8 +63,7 @@ struct server {
 	struct event timer;
 	struct server_config config;
 	char *path;
-	dev_t path_dev;
-	ino_t path_ino;
+	struct unix_socket file;
 	server_fn *fn;
 	void *opaque;
 	bool full;	   /* the listener waits for a place */
@@ -527,89 +525,13 @@ static void listen_fn(struct event *ev, uint32_t events)
 
 /* --- opening -------------------------------------------------------------------------------- */
 
-static bool same_file(const struct stat *a, const struct stat *b)
-{
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
-}
-
-/* True when the socket at @addr's path was left behind by a dead process; then it is removed. */
-static bool remove_stale(const struct sockaddr_un *addr)
-{
-	struct stat before, after;
-	bool stale;
-	int fd;
-
-	if (lstat(addr->sun_path, &before) || !S_ISSOCK(before.st_mode))
-		return false;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return false;
-	stale = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) && errno == ECONNREFUSED;
-	close(fd);
-	/* Somebody else may have found it stale too, and put a live one there by now. */
-	return stale && !lstat(addr->sun_path, &after) && same_file(&before, &after) &&
-	       !unlink(addr->sun_path);
-}
-
-static int bind_socket(struct server *s, const struct sockaddr_un *addr)
-{
-	struct stat st;
-	int fd = s->listen.fd, ret;
-
-	/* bind() gives the file the socket's mode: at no moment may others connect. */
-	fchmod(fd, 0600);
-	ret = bind(fd, (const struct sockaddr *)addr, sizeof(*addr)) ? -errno : 0;
-	if (ret == -EADDRINUSE && remove_stale(addr))
-		ret = bind(fd, (const struct sockaddr *)addr, sizeof(*addr)) ? -errno : 0;
-	if (ret) {
-		log_err("api socket %s: bind: %s: check that nobody listens there, that no other "
-			"file is in the way, and that its folder can be written to",
-			addr->sun_path, errno_name(ret));
-		return ret;
-	}
-	if (lstat(addr->sun_path, &st)) {
-		ret = -errno;
-		log_err("api socket %s: stat: %s", addr->sun_path, errno_name(ret));
-		return ret;
-	}
-	s->path_dev = st.st_dev;
-	s->path_ino = st.st_ino;
-	/* A umask beyond 0177 took the owner's bits too. */
-	if ((st.st_mode & 07777) != 0600 && S_ISSOCK(st.st_mode) && chmod(addr->sun_path, 0600)) {
-		ret = -errno;
-		log_err("api socket %s: chmod: %s", addr->sun_path, errno_name(ret));
-		return ret;
-	}
-	return 0;
-}
-
 static int open_socket(struct server *s)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd, ret;
+	int ret = unix_socket_listen(&s->file, "api socket ", s->path, BACKLOG);
 
-	if (!*s->path || strlen(s->path) >= sizeof(addr.sun_path)) {
-		log_err("api socket %s: ENAMETOOLONG: a socket's path has 1 to %zu bytes", s->path,
-			sizeof(addr.sun_path) - 1);
-		return -ENAMETOOLONG;
-	}
-	strcpy(addr.sun_path, s->path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0) {
-		ret = -errno;
-		log_err("api socket %s: socket: %s: check CONFIG_UNIX of the host's kernel",
-			s->path, errno_name(ret));
+	if (ret < 0)
 		return ret;
-	}
-	s->listen.fd = fd;
-	ret = bind_socket(s, &addr);
-	if (ret)
-		return ret;
-	if (listen(fd, BACKLOG)) {
-		ret = -errno;
-		log_err("api socket %s: listen: %s", s->path, errno_name(ret));
-		return ret;
-	}
+	s->listen.fd = ret;
 	ret = event_add(s->loop, &s->listen, EPOLLIN | EPOLLONESHOT);
 	if (ret)
 		log_err("api socket %s: epoll_ctl: %s", s->path, errno_name(ret));
@@ -707,16 +629,6 @@ static void client_drain(struct client *c, uint64_t end)
 	}
 }
 
-static void remove_socket(struct server *s)
-{
-	struct stat st;
-
-	/* Only the one made here: somebody may have put another in its place. */
-	if (s->path && s->path_ino && !lstat(s->path, &st) && st.st_dev == s->path_dev &&
-	    st.st_ino == s->path_ino)
-		unlink(s->path);
-}
-
 void server_close(struct server *s, unsigned int drain_ms)
 {
 	uint64_t end = now_ms() + drain_ms;
@@ -732,7 +644,7 @@ void server_close(struct server *s, unsigned int drain_ms)
 	}
 	event_del(s->loop, &s->listen);
 	event_del(s->loop, &s->timer);
-	remove_socket(s);
+	unix_socket_remove(&s->file);
 	if (s->listen.fd >= 0)
 		close(s->listen.fd);
 	if (s->timer.fd >= 0)

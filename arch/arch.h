@@ -35,7 +35,7 @@ extern const char arch_kernel_formats[];
 /* Whether the interrupt controller is a GIC, of which there are versions to choose from. */
 extern const bool arch_has_gic;
 
-/* Capabilities that this architecture needs or likes, ended by a NULL name. */
+/* Capabilities that this architecture needs or likes, ended by a NULL text. */
 extern const struct kvm_cap *const arch_kvm_caps;
 
 /*
@@ -91,12 +91,12 @@ void arch_virtio_slot(unsigned int i, struct arch_slot *slot);
 
 /*
  * What else the map keeps of the guest's addresses, KVM's own devices (interrupt controller) and
- * VMM's: no memory is added there. Ended by a NULL name.
+ * VMM's: no memory is added there. Ended by an empty name.
  */
 struct arch_window {
 	uint64_t gpa;
 	uint64_t size; /* bytes */
-	const char *name;
+	char name[24];
 };
 extern const struct arch_window arch_windows[];
 
@@ -192,6 +192,12 @@ void arch_save(struct vm *vm, struct state_writer *w);
  * arch_vm_resume(). 0 or -errno; logs.
  */
 int arch_restore(struct vm *vm, const struct state_reader *r);
+
+/*
+ * Writes the cache line of @p back to where a guest sees it that reads past the cache: after each
+ * change of a page that it has mapped as a device's. NULL where no guest can.
+ */
+extern void (*const arch_cache_clean)(const void *p);
 
 /*
  * Prints to stdout what this host can do, for `vinit check`: "ok", "absent" or "MISSING" and a fact

@@ -8,33 +8,63 @@
 #include "cmd/cmd.h"
 #include "vm/kvm.h"
 #include "vm/log.h"
+#include "vm/uring.h"
 
 static int check_caps(int fd, const struct kvm_cap *cap)
 {
 	int missing = 0;
 
-	for (; cap->name; cap++) {
-		if (kvm_has(fd, cap->cap)) {
-			printf("ok       %s\n", cap->name);
-		} else {
-			printf("%s  %s: %s\n", cap->required ? "MISSING" : "absent ", cap->name, cap->use);
-			missing += cap->required;
-		}
+	for (; cap->text; cap++) {
+		bool has = kvm_has(fd, cap->cap);
+
+		printf("%s  KVM_CAP_%s\n", has ? "ok     " : cap->required ? "MISSING" : "absent ", cap->text);
+		missing += !has && cap->required;
 	}
 	return missing;
 }
 
-static int check_node(const char *path, const char *need, const char *what)
+/* Device nodes that guests can do without. */
+static void check_nodes(void)
 {
-	int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	static const struct {
+		/* Arrays: a pointer costs a relocation, too. */
+		char path[18], module[12], config[12], what[46];
+	} nodes[] = {
+		{ "/dev/vhost-vsock", "vhost_vsock", "VHOST_VSOCK", "--vsock" },
+		{ "/dev/net/tun", "tun", "TUN", "--net tap= and bridge= (passt= does without)" },
+		{ "/dev/vhost-net", "vhost_net", "VHOST_NET", "--net's vhost=yes" },
+	};
 
-	if (fd < 0) {
-		printf("absent   %s: %s: %s; needed for %s\n", path, errno_name(errno), need, what);
-		return 0;
+	for (unsigned int i = 0; i < sizeof(nodes) / sizeof(*nodes); i++) {
+		int fd = open(nodes[i].path, O_RDWR | O_CLOEXEC | O_NONBLOCK), err = errno;
+
+		if (fd >= 0) {
+			close(fd);
+			printf("ok       %s\n", nodes[i].path);
+			continue;
+		}
+		printf("absent   %s: %s: ", nodes[i].path, errno_name(err));
+		if (err == EACCES || err == EPERM)
+			printf("this user may not open it: see its mode");
+		else
+			printf("load the %s module or build the kernel with CONFIG_%s", nodes[i].module,
+			       nodes[i].config);
+		printf("; needed for %s\n", nodes[i].what);
 	}
-	close(fd);
-	printf("ok       %s\n", path);
-	return 0;
+}
+
+static void check_io_uring(void)
+{
+	struct uring ring;
+	int ret = uring_init(&ring, 1);
+
+	if (!ret) {
+		uring_fini(&ring);
+		puts("ok       io_uring");
+		return;
+	}
+	printf("absent   io_uring: %s: check Linux (5.12 or later) and kernel.io_uring_disabled; without it "
+	       "disks carry out one request at a time\n", errno_name(ret));
 }
 
 int cmd_check(int argc, char **argv)
@@ -71,8 +101,9 @@ int cmd_check(int argc, char **argv)
 		problems += arch_check(&kvm);
 		close(kvm.fd);
 	}
-	check_node("/dev/vhost-vsock",
-		   "load the vhost_vsock module or build the kernel with CONFIG_VHOST_VSOCK", "--vsock");
+	check_nodes();
+	if (CONFIG_VIRTIO_BLK)
+		check_io_uring();
 	printf("%s\n", problems ? "guests can't run here" : "guests can run here");
 	return problems ? EXIT_FAILED : 0;
 }

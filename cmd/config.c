@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "cmd/config.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "arch/arch.h"
+#include "virtio/blk.h"
 #include "vm/conf.h"
 #include "vm/log.h"
 #include "vm/memory.h"
@@ -195,6 +197,16 @@ static why_t set_restore(struct guest_config *c, const char *value)
 	return set_path(&c->restore, value);
 }
 
+static why_t set_trap_registers(struct guest_config *c, const char *value)
+{
+	return set_bool(&c->trap_registers, value);
+}
+
+static why_t set_boot_timer(struct guest_config *c, const char *value)
+{
+	return set_bool(&c->boot_timer, value);
+}
+
 static why_t set_track_dirty(struct guest_config *c, const char *value)
 {
 	return set_bool(&c->track_dirty, value);
@@ -206,10 +218,12 @@ static struct disk_config *disk(struct guest_config *c)
 	return &c->disk[c->nr_disks - 1];
 }
 
+static const char no_room[] = WORD(ARCH_MAX_VIRTIO) " virtio devices are all that a machine has room for";
+
 static why_t new_disk(struct guest_config *c)
 {
 	if (c->nr_disks == ARCH_MAX_VIRTIO)
-		return WORD(ARCH_MAX_VIRTIO) " virtio devices are all that a machine has room for";
+		return no_room;
 	c->nr_disks++;
 	return NULL;
 }
@@ -219,11 +233,14 @@ static why_t disk_path(struct guest_config *c, const char *value)
 	return set_path(&disk(c)->path, value);
 }
 
+static why_t set_id(char **field, const char *value)
+{
+	return strlen(value) > 20 ? "an id has at most 20 bytes" : set_string(field, value);
+}
+
 static why_t disk_id(struct guest_config *c, const char *value)
 {
-	if (strlen(value) > 20)
-		return "an id has at most 20 bytes";
-	return set_string(&disk(c)->id, value);
+	return set_id(&disk(c)->id, value);
 }
 
 static why_t disk_readonly(struct guest_config *c, const char *value)
@@ -239,6 +256,116 @@ static why_t disk_direct(struct guest_config *c, const char *value)
 static why_t disk_discard(struct guest_config *c, const char *value)
 {
 	return set_bool(&disk(c)->discard, value);
+}
+
+static why_t disk_engine(struct guest_config *c, const char *value)
+{
+	static const char word[][9] = { [BLK_AUTO] = "auto", [BLK_SYNC] = "sync", [BLK_URING] = "io_uring" };
+
+	for (unsigned int i = 0; i < sizeof(word) / sizeof(*word); i++) {
+		if (!strcmp(value, word[i])) {
+			disk(c)->engine = i;
+			return NULL;
+		}
+	}
+	return "auto, sync or io_uring is expected";
+}
+
+/* The same for [net]. */
+static struct nic_config *nic(struct guest_config *c)
+{
+	return &c->nic[c->nr_nics - 1];
+}
+
+static why_t new_nic(struct guest_config *c)
+{
+	if (c->nr_nics == ARCH_MAX_VIRTIO)
+		return no_room;
+	c->nr_nics++;
+	return NULL;
+}
+
+static why_t nic_peer(struct guest_config *c, enum net_peer kind, const char *value)
+{
+	if (nic(c)->peer)
+		return "a network interface has one of tap, bridge and passt";
+	nic(c)->kind = kind;
+	return set_path(&nic(c)->peer, value);
+}
+
+static why_t nic_tap(struct guest_config *c, const char *value)
+{
+	return nic_peer(c, NET_TAP, value);
+}
+
+static why_t nic_bridge(struct guest_config *c, const char *value)
+{
+	return nic_peer(c, NET_BRIDGE, value);
+}
+
+static why_t nic_passt(struct guest_config *c, const char *value)
+{
+	return nic_peer(c, NET_PASST, value);
+}
+
+static why_t nic_id(struct guest_config *c, const char *value)
+{
+	return set_id(&nic(c)->id, value);
+}
+
+/* A byte in two digits, with a colon before it but for the first. */
+static why_t nic_mac(struct guest_config *c, const char *value)
+{
+	uint8_t *mac = nic(c)->mac;
+	unsigned int any = 0;
+
+	nic(c)->has_mac = strlen(value) == 3 * NET_MAC_SIZE - 1;
+	for (unsigned int i = 0; i < NET_MAC_SIZE && nic(c)->has_mac; i++, value += 3) {
+		char byte[3] = { value[0], value[1] }, *end;
+
+		mac[i] = (uint8_t)strtoull(byte, &end, 16);
+		any |= mac[i];
+		nic(c)->has_mac = isxdigit((unsigned char)*byte) && !*end &&
+				  value[2] == (i + 1 < NET_MAC_SIZE ? ':' : '\0');
+	}
+	if (nic(c)->has_mac && any && !(mac[0] & 1))
+		return NULL;
+	nic(c)->has_mac = false;
+	return "a MAC address like 02:00:00:00:00:01 is expected, one interface's alone";
+}
+
+static why_t nic_queues(struct guest_config *c, const char *value)
+{
+	unsigned long n;
+
+	if (conf_number(value, 1, NET_MAX_PAIRS, &n))
+		return "pairs of queues, 1 to " WORD(TAP_MAX_QUEUES) ", are expected";
+	nic(c)->queues = (unsigned int)n;
+	return NULL;
+}
+
+static why_t nic_mtu(struct guest_config *c, const char *value)
+{
+	unsigned long n;
+
+	if (conf_number(value, 68, 65535, &n))
+		return "bytes, 68 to 65535, are expected";
+	nic(c)->mtu = (unsigned int)n;
+	return NULL;
+}
+
+static why_t nic_vhost(struct guest_config *c, const char *value)
+{
+	bool on = false;
+
+	if (!strcmp(value, "auto")) {
+		nic(c)->vhost = NET_VHOST_AUTO;
+		return NULL;
+	}
+	if (conf_bool(value, &on))
+		return "yes, no or auto is expected";
+	nic(c)->vhost = on ? NET_VHOST_YES : NET_VHOST_NO;
+	return NULL;
 }
 
 static why_t new_vsock(struct guest_config *c)
@@ -289,13 +416,24 @@ static const struct key guest_keys[] = {
 	{ "api-sock", false, set_api_sock },
 	{ "restore", false, set_restore },
 	{ "track-dirty-pages", true, set_track_dirty },
+	{ "trap-registers", true, set_trap_registers },
+	{ "boot-timer", true, set_boot_timer },
 	{ .name = "" },
 };
 
 static const struct key disk_keys[] = {
 	{ "path", false, disk_path },	      { "id", false, disk_id },
 	{ "readonly", true, disk_readonly },  { "direct", true, disk_direct },
-	{ "discard", true, disk_discard },    { .name = "" },
+	{ "discard", true, disk_discard },    { "engine", false, disk_engine },
+	{ .name = "" },
+};
+
+static const struct key nic_keys[] = {
+	{ "tap", false, nic_tap },	 { "bridge", false, nic_bridge },
+	{ "passt", false, nic_passt },	 { "id", false, nic_id },
+	{ "mac", false, nic_mac },	 { "queues", false, nic_queues },
+	{ "mtu", false, nic_mtu },	 { "vhost", true, nic_vhost },
+	{ .name = "" },
 };
 
 static const struct key vsock_keys[] = {
@@ -315,6 +453,7 @@ struct section {
 static const struct section sections[] = {
 	{ "guest", guest_keys, NULL, false },
 	{ "disk", disk_keys, new_disk, true },
+	{ "net", nic_keys, new_nic, true },
 	{ "vsock", vsock_keys, new_vsock, false },
 	{ 0 },
 };
@@ -366,6 +505,10 @@ void config_free(struct guest_config *c)
 		free(c->disk[i].path);
 		free(c->disk[i].id);
 	}
+	for (unsigned int i = 0; i < c->nr_nics; i++) {
+		free(c->nic[i].peer);
+		free(c->nic[i].id);
+	}
 	free(c->name);
 	free(c->kernel);
 	free(c->initrd);
@@ -395,8 +538,8 @@ static int config_line(void *opaque, const struct conf_line *line)
 			log_err("%s:%u: \"%s\" stands before the first [section]", line->file, line->line,
 				line->key);
 		else
-			log_err("%s:%u: unknown section [%s]; known are [guest], [disk], [vsock] and "
-				"[supervise]", line->file, line->line, line->section);
+			log_err("%s:%u: unknown section [%s]; known are [guest], [disk], [net], "
+				"[vsock] and [supervise]", line->file, line->line, line->section);
 		return -EINVAL;
 	}
 	if (!line->key) {
@@ -457,6 +600,8 @@ static const char *next_word(const char *p, char *word, size_t size, why_t *why)
 	return *p ? p + 1 : NULL;
 }
 
+static const char unknown_word[] = "unknown word; `vinit run --help` lists them";
+
 static why_t set_words(struct guest_config *c, const struct section *section, const char *words,
 		       char *word, size_t size)
 {
@@ -472,8 +617,7 @@ static why_t set_words(struct guest_config *c, const struct section *section, co
 		value = strchr(word, '=');
 		key = find_key(section->keys, word, value ? (size_t)(value - word) : strlen(word));
 		if (!key)
-			return *word ? "unknown word; `vinit run --help` lists them" :
-				       "path=FILE or cid=N is missing";
+			return *word ? unknown_word : "a word is missing; `vinit run --help` lists them";
 		if (!value && !key->flag)
 			return "a value is missing";
 		why = key->set(c, value ? value + 1 : "yes");
@@ -533,7 +677,11 @@ int config_args(struct guest_config *c, int argc, char **argv)
 		} else {
 			*word = '\0';
 			why = set_words(c, section, value, word, sizeof(word));
-			if (why)
+			/* A file's name alone is what other programs take. */
+			if (why == unknown_word && !strchr(value, '='))
+				log_err("--%s %s: is it %s=%s? `vinit run --help` lists the words", section->name,
+					value, section->keys->name, value);
+			else if (why)
 				log_err("--%s %s: \"%s\": %s", section->name, value, word, why);
 		}
 		if (why)
@@ -573,6 +721,20 @@ static int check_restore(const struct guest_config *c)
 	return 0;
 }
 
+static int check_nic(const struct nic_config *n, unsigned int i)
+{
+	if (!n->peer) {
+		log_err("network interface %u has nothing behind it: --net tap=NAME, bridge=NAME or "
+			"passt=SOCKET, or one of these under [net]", i);
+		return -EINVAL;
+	}
+	if (n->kind == NET_PASST && (n->queues > 1 || n->vhost == NET_VHOST_YES)) {
+		log_err("net: passt=%s: several queues and vhost are a tap's", n->peer);
+		return -EINVAL;
+	}
+	return 0;
+}
+
 int config_check(const struct guest_config *c)
 {
 	if (c->restore && check_restore(c))
@@ -589,6 +751,10 @@ int config_check(const struct guest_config *c)
 				i);
 			return -EINVAL;
 		}
+	}
+	for (unsigned int i = 0; i < c->nr_nics; i++) {
+		if (check_nic(&c->nic[i], i))
+			return -EINVAL;
 	}
 	if (c->vsock && !c->vsock_cid) {
 		log_err("vsock: a cid is missing: --vsock cid=N, or cid = N under [vsock]");

@@ -7,33 +7,31 @@
 #include <stdlib.h>
 #include <string.h>
 #include "cmd/control_route.h"
+#include "virtio/blk.h"
 #include "vm/conf.h"
 
 #define DRAIN_MS 1000
 
-static const char *const actions[] = {
-	[ACTION_START] = "InstanceStart", [ACTION_CTRL_ALT_DEL] = "SendCtrlAltDel",
-	[ACTION_BUTTON] = "PowerButton",  [ACTION_RESET] = "Reset",
-	[ACTION_STOP] = "Stop",		  [ACTION_END] = "End", NULL,
-};
-static const char *const huge_pages[] = {
-	[HUGE_NONE] = "None", [HUGE_TRANSPARENT] = "Transparent", [HUGE_2M] = "2M", NULL,
-};
-static const char *const snapshot_types[] = { "Full", "Diff", NULL };
-static const char *const states[] = { "Paused", "Resumed", NULL };
+/* In the order of the enums in cmd/control_route.h, engines in that of virtio/blk.h. */
+static const char actions[] = "InstanceStart\0SendCtrlAltDel\0PowerButton\0Reset\0Stop\0End\0";
+static const char huge_pages[] = "None\0Transparent\0" "2M\0";
+static const char engines[] = "Auto\0Sync\0Async\0";
+static const char snapshot_types[] = "Full\0Diff\0";
+static const char states[] = "Paused\0Resumed\0";
 
 /* Names are arrays, so that the table needs no relocations. */
 static const struct field {
 	char name[22];
 	uint8_t type; /* enum json_type */
 	uint16_t offset, size;
-	const char *const *words;
+	const char *words;
 } fields[F_NR] = {
 #define FIELD(name, type, to, ...)                                                                 \
 	{ name, JSON_##type, offsetof(struct control_body, to),                                    \
 	  sizeof(((struct control_body *)0)->to), __VA_ARGS__ }
 	[F_ACTION] = FIELD("action_type", WORD, action, actions),
 	[F_ARGS] = FIELD("boot_args", STRING, args, NULL),
+	[F_BRIDGE] = FIELD("bridge", STRING, path, NULL),
 	[F_CID] = FIELD("guest_cid", UNSIGNED, cid, NULL),
 	[F_DIFFS] = FIELD("enable_diff_snapshots", BOOL, diffs, NULL),
 	[F_DIRECT] = FIELD("direct", BOOL, direct, NULL),
@@ -41,17 +39,23 @@ static const struct field {
 	[F_DRIVES] = FIELD("drives", ARRAY, drives, NULL),
 	[F_DRIVE_ID] = FIELD("drive_id", STRING, drive_id, NULL),
 	[F_ENABLED] = FIELD("enabled", BOOL, enabled, NULL),
+	[F_ENGINE] = FIELD("io_engine", WORD, engine, engines),
 	[F_GPA] = FIELD("guest_address", UNSIGNED, gpa, NULL),
 	[F_HUGE] = FIELD("huge_pages", WORD, huge, huge_pages),
+	[F_IFACE_ID] = FIELD("iface_id", STRING, drive_id, NULL),
 	[F_INITRD] = FIELD("initrd_path", STRING, initrd, NULL),
 	[F_KERNEL] = FIELD("kernel_image_path", STRING, path, NULL),
 	[F_LEVEL] = FIELD("level", STRING, level, NULL),
 	[F_LINE] = FIELD("level", BOOL, line, NULL),
 	[F_LOG_PATH] = FIELD("log_path", STRING, path, NULL),
+	[F_MAC] = FIELD("guest_mac", STRING, mac, NULL),
 	[F_MEMORY] = FIELD("mem_size_mib", UNSIGNED, memory, NULL),
+	[F_MTU] = FIELD("mtu", UNSIGNED, mtu, NULL),
 	[F_OFFSET] = FIELD("offset", UNSIGNED, offset, NULL),
+	[F_PASST] = FIELD("passt", STRING, path, NULL),
 	[F_PATH] = FIELD("path_on_host", STRING, path, NULL),
 	[F_PULSE] = FIELD("pulse", BOOL, pulse, NULL),
+	[F_QUEUES] = FIELD("queues", UNSIGNED, queues, NULL),
 	[F_READONLY] = FIELD("read_only", BOOL, readonly, NULL),
 	[F_DRIVE_READONLY] = FIELD("is_read_only", BOOL, drive_readonly, NULL),
 	[F_RESUME] = FIELD("resume_vm", BOOL, resume, NULL),
@@ -61,8 +65,10 @@ static const struct field {
 	[F_SNAPSHOT] = FIELD("snapshot_path", STRING, path, NULL),
 	[F_SNAPSHOT_TYPE] = FIELD("snapshot_type", WORD, type, snapshot_types),
 	[F_STATE] = FIELD("state", WORD, state, states),
+	[F_TAP] = FIELD("host_dev_name", STRING, path, NULL),
 	[F_TRACK] = FIELD("track_dirty_pages", BOOL, track, NULL),
 	[F_VCPUS] = FIELD("vcpu_count", UNSIGNED, vcpus, NULL),
+	[F_VHOST] = FIELD("vhost", BOOL, vhost, NULL),
 };
 
 #define MACHINE_FIELDS (B(VCPUS) | B(MEMORY) | B(TRACK) | B(HUGE))
@@ -70,7 +76,7 @@ static const struct field {
 
 /* A path that ends in "/" and is more than that takes one more part, the name of a thing. */
 static const struct route {
-	char path[18];
+	char path[21];
 	uint8_t method;	    /* enum http_method */
 	uint64_t required;  /* members of the body */
 	uint64_t may;	    /* those that may be there besides; nothing at all: no body */
@@ -84,8 +90,10 @@ static const struct route {
 	{ "/vm/config", HTTP_GET, 0, 0, control_get_config },
 	{ "/boot-source", HTTP_PUT, B(KERNEL), B(INITRD) | B(ARGS), control_put_boot },
 	{ "/drives/", HTTP_PUT, B(DRIVE_ID) | B(PATH),
-	  B(ROOT) | B(DRIVE_READONLY) | B(DIRECT) | B(DISCARD), control_put_drive },
+	  B(ROOT) | B(DRIVE_READONLY) | B(DIRECT) | B(DISCARD) | B(ENGINE), control_put_drive },
 	{ "/drives/", HTTP_PATCH, B(DRIVE_ID) | B(PATH), 0, control_patch_drive },
+	{ "/network-interfaces/", HTTP_PUT, B(IFACE_ID),
+	  B(TAP) | B(BRIDGE) | B(PASST) | B(MAC) | B(QUEUES) | B(MTU) | B(VHOST), control_put_net },
 	{ "/vsock", HTTP_PUT, B(CID), 0, control_put_vsock },
 	{ "/entropy", HTTP_PUT, 0, 0, control_put_entropy },
 	{ "/logger", HTTP_PUT, 0, LOGGER_FIELDS, control_put_logger },

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "cmd/config.h"
 #include "cmd/control_route.h"
+#include "virtio/blk.h"
 
 /* What the API sets goes through the keys of configuration files: the same rules, the same words. */
 static int set_number(struct guest_config *config, const char *section, const char *key,
@@ -124,18 +125,19 @@ static bool has_id(const struct guest_config *config, unsigned int i, const char
 }
 
 /* The id in the path, that no second spelling may name; the body has the same. */
-static int check_drive_id(struct control *c, char why[LOG_SENTENCE])
+static int check_id(struct control *c, char why[LOG_SENTENCE])
 {
 	for (const char *p = c->id; *p; p++) {
 		if (!isalnum((unsigned char)*p) && !strchr("-_.", *p)) {
 			snprintf(why, LOG_SENTENCE,
-				 "a drive's id has letters, digits, '-', '_' and '.'");
+				 "an id has letters, digits, '-', '_' and '.'");
 			return -EINVAL;
 		}
 	}
 	if (!strcmp(c->id, c->body.drive_id))
 		return 0;
-	snprintf(why, LOG_SENTENCE, "\"drive_id\": expected what the path says, \"%.24s\"", c->id);
+	snprintf(why, LOG_SENTENCE, "\"%s\": expected what the path says, \"%.24s\"",
+		 c->body.given & B(DRIVE_ID) ? "drive_id" : "iface_id", c->id);
 	return -EINVAL;
 }
 
@@ -168,7 +170,7 @@ enum server_answer control_put_drive(struct control *c, struct server_call *call
 		return SERVER_DONE;
 	}
 	config_init(&next);
-	ret = check_drive_id(c, why);
+	ret = check_id(c, why);
 	if (!ret)
 		ret = add_disk(&next, b->drive_id, b->path, why);
 	while (i < config->nr_disks && !has_id(config, i, b->drive_id))
@@ -179,6 +181,7 @@ enum server_answer control_put_drive(struct control *c, struct server_call *call
 		next.disk[0].readonly = b->drive_readonly;
 		next.disk[0].direct = b->direct;
 		next.disk[0].discard = b->discard;
+		next.disk[0].engine = b->engine;
 		was = config->disk[i];
 		config->disk[i] = next.disk[0];
 		next.disk[0] = was;
@@ -190,10 +193,76 @@ enum server_answer control_put_drive(struct control *c, struct server_call *call
 enum server_answer control_patch_drive(struct control *c, struct server_call *call)
 {
 	char why[LOG_SENTENCE];
-	int ret = check_drive_id(c, why);
+	int ret = check_id(c, why);
 
 	if (!ret)
 		ret = machine_disk(c->machine, c->body.drive_id, c->body.path, why);
+	return control_result(call, ret, why);
+}
+
+/* --- networks ------------------------------------------------------------------------------- */
+
+static int add_nic(struct guest_config *next, const struct control_body *b, char why[LOG_SENTENCE])
+{
+	int ret = config_set(next, "net", NULL, NULL, why);
+
+	if (!ret)
+		ret = config_set(next, "net", "id", b->drive_id, why);
+	/* One buffer has them all: more than one is the last one twice, which is refused. */
+	if (!ret && b->given & B(TAP))
+		ret = config_set(next, "net", "tap", b->path, why);
+	if (!ret && b->given & B(BRIDGE))
+		ret = config_set(next, "net", "bridge", b->path, why);
+	if (!ret && b->given & B(PASST))
+		ret = config_set(next, "net", "passt", b->path, why);
+	if (!ret && b->given & B(MAC))
+		ret = config_set(next, "net", "mac", b->mac, why);
+	if (!ret && b->given & B(QUEUES))
+		ret = set_number(next, "net", "queues", b->queues, "", why);
+	if (!ret && b->given & B(MTU))
+		ret = set_number(next, "net", "mtu", b->mtu, "", why);
+	if (!ret && b->given & B(VHOST))
+		ret = config_set(next, "net", "vhost", b->vhost ? "yes" : "no", why);
+	if (!ret && !next->nic[0].peer) {
+		snprintf(why, LOG_SENTENCE, "\"host_dev_name\", \"bridge\" or \"passt\": one of them is "
+			 "expected");
+		ret = -EINVAL;
+	}
+	return ret;
+}
+
+static bool has_nic_id(const struct guest_config *config, unsigned int i, const char *id)
+{
+	char own[24];
+
+	snprintf(own, sizeof(own), NIC_DEFAULT_ID, i);
+	return !strcmp(config->nic[i].id ? config->nic[i].id : own, id);
+}
+
+enum server_answer control_put_net(struct control *c, struct server_call *call)
+{
+	struct guest_config *config = machine_config(c->machine), next;
+	struct nic_config was;
+	char why[LOG_SENTENCE];
+	unsigned int i = 0;
+	int ret;
+
+	if (!may_configure(c, call))
+		return SERVER_DONE;
+	config_init(&next);
+	ret = check_id(c, why);
+	if (!ret)
+		ret = add_nic(&next, &c->body, why);
+	while (i < config->nr_nics && !has_nic_id(config, i, c->body.drive_id))
+		i++;
+	if (!ret && i == config->nr_nics)
+		ret = config_set(config, "net", NULL, NULL, why);
+	if (!ret) {
+		was = config->nic[i];
+		config->nic[i] = next.nic[0];
+		next.nic[0] = was;
+	}
+	config_free(&next);
 	return control_result(call, ret, why);
 }
 
@@ -288,6 +357,38 @@ static void put_drives(struct json_writer *w, const struct guest_config *config)
 		json_put_bool(w, "is_read_only", disk->readonly);
 		json_put_bool(w, "direct", disk->direct);
 		json_put_bool(w, "discard", disk->discard);
+		json_put_string(w, "io_engine", disk->engine == BLK_AUTO ? "Auto" :
+						disk->engine == BLK_SYNC ? "Sync" : "Async");
+		json_put_end(w);
+	}
+	json_put_end(w);
+}
+
+static void put_nics(struct json_writer *w, const struct guest_config *config)
+{
+	static const char *const peers[] = {
+		[NET_TAP] = "host_dev_name", [NET_BRIDGE] = "bridge", [NET_PASST] = "passt",
+	};
+
+	json_put_array(w, "network-interfaces");
+	for (unsigned int i = 0; i < config->nr_nics; i++) {
+		const struct nic_config *nic = &config->nic[i];
+		const uint8_t *mac = nic->mac;
+
+		json_put_object(w, NULL);
+		if (nic->id)
+			json_put_string(w, "iface_id", nic->id);
+		else
+			json_put_format(w, "iface_id", NIC_DEFAULT_ID, i);
+		json_put_string(w, peers[nic->kind], nic->peer);
+		if (nic->has_mac)
+			json_put_format(w, "guest_mac", "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1],
+					mac[2], mac[3], mac[4], mac[5]);
+		json_put_unsigned(w, "queues", nic->queues ? nic->queues : 1);
+		if (nic->mtu)
+			json_put_unsigned(w, "mtu", nic->mtu);
+		if (nic->vhost != NET_VHOST_AUTO)
+			json_put_bool(w, "vhost", nic->vhost == NET_VHOST_YES);
 		json_put_end(w);
 	}
 	json_put_end(w);
@@ -311,6 +412,7 @@ enum server_answer control_get_config(struct control *c, struct server_call *cal
 	put_if(w, "boot_args", config->cmdline);
 	json_put_end(w);
 	put_drives(w, config);
+	put_nics(w, config);
 	put_machine(w, "machine-config", config);
 	if (config->vsock) {
 		json_put_object(w, "vsock");

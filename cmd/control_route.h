@@ -13,10 +13,11 @@ struct config_undo;
 
 /* Every member that some body may have; the table in cmd/control.c has their names. */
 enum control_field {
-	F_ACTION, F_ARGS, F_CID, F_DIFFS, F_DIRECT, F_DISCARD, F_DRIVES, F_DRIVE_ID, F_ENABLED,
-	F_GPA, F_HUGE, F_INITRD, F_KERNEL, F_LEVEL, F_LINE, F_LOG_PATH, F_MEMORY, F_OFFSET, F_PATH,
-	F_PULSE, F_READONLY, F_DRIVE_READONLY, F_RESUME, F_ROOT, F_SHARED, F_SIZE, F_SNAPSHOT,
-	F_SNAPSHOT_TYPE, F_STATE, F_TRACK, F_VCPUS, F_NR,
+	F_ACTION, F_ARGS, F_BRIDGE, F_CID, F_DIFFS, F_DIRECT, F_DISCARD, F_DRIVES, F_DRIVE_ID,
+	F_ENABLED, F_ENGINE, F_GPA, F_HUGE, F_IFACE_ID, F_INITRD, F_KERNEL, F_LEVEL, F_LINE,
+	F_LOG_PATH, F_MAC, F_MEMORY, F_MTU, F_OFFSET, F_PASST, F_PATH, F_PULSE, F_QUEUES,
+	F_READONLY, F_DRIVE_READONLY, F_RESUME, F_ROOT, F_SHARED, F_SIZE, F_SNAPSHOT,
+	F_SNAPSHOT_TYPE, F_STATE, F_TAP, F_TRACK, F_VCPUS, F_VHOST, F_NR,
 };
 
 #define B(field) (1ull << F_##field)
@@ -29,13 +30,14 @@ enum { HUGE_NONE, HUGE_TRANSPARENT, HUGE_2M };
 
 struct control_body {
 	uint64_t given; /* B() of each member */
-	uint64_t vcpus, memory, cid, gpa, size, offset;
-	unsigned int action, huge, type, state;
+	uint64_t vcpus, memory, cid, gpa, size, offset, queues, mtu;
+	unsigned int action, huge, type, state, engine;
 	bool track, diffs, root, drive_readonly, direct, discard, resume, readonly, shared, line,
-		pulse, enabled;
+		pulse, enabled, vhost;
 	struct json_text drives;
 	char level[16];
-	char drive_id[DRIVE_ID_SIZE];
+	char drive_id[DRIVE_ID_SIZE]; /* of an interface, too */
+	char mac[18];
 	char path[PATH_MAX]; /* a body has one, or a kernel and an initrd */
 	char initrd[PATH_MAX];
 	char args[4096];
@@ -91,7 +93,7 @@ bool control_number(struct control *c, struct server_call *call, uint32_t max, u
 
 /* cmd/control_config.c */
 control_fn control_get_machine, control_put_machine, control_put_boot, control_put_drive,
-	control_put_vsock, control_put_entropy, control_put_logger, control_get_config;
+	control_put_net, control_put_vsock, control_put_entropy, control_put_logger, control_get_config;
 
 /* Reads {"drive_id", "path_on_host"}, ... and the rest of a load's body into the configuration. */
 int control_load_config(struct control *c, struct config_undo **undo, char why[LOG_SENTENCE]);

@@ -243,7 +243,7 @@ static int build_dirty(struct ctl *ctl, int argc, char **argv)
 		return 0;
 	if (!strcmp(argv[1], "read")) {
 		ctl->method = HTTP_POST;
-		strcat(ctl->path, "/read");
+		strcpy(ctl->path + strlen(ctl->path), "/read");
 		return 0;
 	}
 	if (!on && strcmp(argv[1], "off"))
@@ -435,7 +435,7 @@ static int read_reply(struct ctl *ctl, size_t len)
 	if (strncmp(ctl->reply, "HTTP/1.", 7) || !end || end - ctl->reply < 12)
 		goto bad;
 	*end = '\0';
-	ctl->status = atoi(ctl->reply + 9);
+	ctl->status = (int)strtoull(ctl->reply + 9, NULL, 10);
 	ctl->reply_body = end + 4;
 	len -= (size_t)(ctl->reply_body - ctl->reply);
 	field = strstr(ctl->reply, "Content-Length: ");
@@ -851,7 +851,7 @@ int cmd_ctl(int argc, char **argv)
 	argv += skip;
 	asked |= argc && !strcmp(argv[0], "help");
 	if (!argc || asked) {
-		fputs(help, asked ? stdout : stderr);
+		dprintf(asked ? STDOUT_FILENO : STDERR_FILENO, "%s", help);
 		return asked ? 0 : EXIT_USAGE;
 	}
 	while (verb < end && strcmp(verb->name, argv[0]))

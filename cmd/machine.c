@@ -16,10 +16,13 @@
 #include "initramfs/clock.h"
 #include "virtio/blk.h"
 #include "virtio/mmio.h"
+#include "virtio/net.h"
 #include "virtio/rng.h"
 #include "virtio/vconsole.h"
 #include "virtio/virtio.h"
+#include "vm/boot_timer.h"
 #include "vm/console.h"
+#include "vm/crc32.h"
 #include "vm/log.h"
 #include "vm/vcpu.h"
 #include "vsock/vsock.h"
@@ -35,7 +38,8 @@
  *
  * A snapshot knows devices by their slots: a new row comes last. What else knows about devices:
  * guest_config (cmd/config.[ch]), section MACH (machine_snapshot.c, whose version then rises),
- * control_config.c, and the pages in docs/.
+ * control.c and control_config.c, the help in run.c, the host's nodes in check.c, Kconfig, and the
+ * pages in docs/.
  */
 
 struct device_row {
@@ -59,6 +63,13 @@ static int create_vconsole(struct machine *m, unsigned int i, struct virtio_dev 
 				       left_out("virtio-console", "CONFIG_VIRTIO_CONSOLE");
 }
 
+unsigned int machine_disk_queues(const struct guest_config *c, unsigned int i)
+{
+	unsigned int nr = c->disk[i].queues ? c->disk[i].queues : c->cpus;
+
+	return nr < BLK_MAX_QUEUES ? nr : BLK_MAX_QUEUES;
+}
+
 static int create_blk(struct machine *m, unsigned int i, struct virtio_dev **dev)
 {
 	const struct disk_config *disk = &m->config->disk[i];
@@ -74,6 +85,8 @@ static int create_blk(struct machine *m, unsigned int i, struct virtio_dev **dev
 		.readonly = disk->readonly,
 		.direct = disk->direct,
 		.discard = disk->discard,
+		.engine = disk->engine,
+		.queues = machine_disk_queues(m->config, i),
 	};
 	return CONFIG_VIRTIO_BLK ? blk_create(dev, &config) : left_out("disk", "CONFIG_VIRTIO_BLK");
 }
@@ -92,11 +105,51 @@ static int create_vsock(struct machine *m, unsigned int i, struct virtio_dev **d
 	return CONFIG_VSOCK ? vsock_create(dev, m->config->vsock_cid) : left_out("vsock", "CONFIG_VSOCK");
 }
 
+/*
+ * Locally administered, and the same each time for the guest's name and the interface's number. A
+ * guest without a name goes by what is behind the interface, and by its process in a bridge, which
+ * others share.
+ */
+static void make_up_mac(const struct guest_config *c, struct nic_config *nic, unsigned int i)
+{
+	const char *word = c->name ? c->name : nic->peer;
+	uint32_t crc = crc32(0, word, strlen(word));
+	pid_t pid = getpid();
+
+	if (!c->name && nic->kind == NET_BRIDGE)
+		crc = crc32(crc, &pid, sizeof(pid));
+	nic->mac[0] = 0x02;
+	nic->mac[1] = (uint8_t)i;
+	memcpy(nic->mac + 2, &crc, sizeof(crc));
+	nic->has_mac = true;
+}
+
+static int create_net(struct machine *m, unsigned int i, struct virtio_dev **dev)
+{
+	struct nic_config *nic = &m->config->nic[i];
+	struct net_config config;
+
+	if (i == m->config->nr_nics)
+		return 0;
+	if (!nic->has_mac)
+		make_up_mac(m->config, nic, i);
+	config = (struct net_config){
+		.kind = nic->kind,
+		.peer = nic->peer,
+		.pairs = nic->queues ? nic->queues : 1,
+		.mtu = nic->mtu,
+		.vhost = nic->vhost,
+	};
+	memcpy(config.mac, nic->mac, sizeof(config.mac));
+	return CONFIG_VIRTIO_NET ? net_create(dev, &config) : left_out("net", "CONFIG_VIRTIO_NET");
+}
+
 static const struct device_row device_table[] = {
 	{ "virtio-console", create_vconsole },
 	{ "disk", create_blk },
 	{ "rng", create_rng },
 	{ "vsock", create_vsock },
+	{ "net", create_net },
 	{ 0 },
 };
 
@@ -244,12 +297,14 @@ static int make_cmdline(struct machine *m)
 	const struct guest_config *c = m->config;
 	const char *own = c->cmdline_only ? "" : arch_cmdline;
 	const char *user = c->cmdline ? c->cmdline : "";
+	size_t size = strlen(own) + strlen(user) + 2;
 
-	if (asprintf(&m->cmdline, "%s%s%s", own, *own && *user ? " " : "", user) < 0) {
-		m->cmdline = NULL;
+	m->cmdline = malloc(size);
+	if (!m->cmdline) {
 		log_err("out of memory");
 		return -ENOMEM;
 	}
+	snprintf(m->cmdline, size, "%s%s%s", own, *own && *user ? " " : "", user);
 	return 0;
 }
 
@@ -382,10 +437,13 @@ static int build(struct machine *m)
 		.nr_vcpus = c->cpus,
 		.ram_size = c->memory,
 		.backing = c->hugepages ? MEMORY_HUGETLB : MEMORY_ANON,
+		.trap_registers = c->trap_registers,
 		.gic = c->gic,
+		.boot_since = !c->boot_timer ? 0 : m->boot_since ? m->boot_since : boot_timer_now(),
 	};
 	int ret;
 
+	m->boot_since = 0;
 	ret = vm_create(&m->vm, &m->kvm, &m->loop, &config);
 	if (ret)
 		return ret;
@@ -671,6 +729,7 @@ static int run_machine(struct machine *m)
 		}
 	}
 	while (!m->built) {
+		m->boot_since = 0;
 		while (m->begin == CALL_NR && !m->stop_now) {
 			if (event_loop_run(&m->loop))
 				return EXIT_FAILED;
@@ -704,6 +763,7 @@ int machine_run(struct guest_config *config)
 		return EXIT_FAILED;
 	}
 	m->config = config;
+	m->boot_since = boot_timer_now();
 	m->begin = CALL_NR;
 	state_init(&m->state);
 	if (kvm_open(&m->kvm))

@@ -70,9 +70,13 @@ struct machine {
 	struct machine_waiter waiter[MACHINE_WAITERS];
 	struct machine_stats stats;
 	uint64_t started_ms, paused_ms; /* when; 0: it wasn't, it isn't */
+	uint64_t boot_since; /* the next life's boot timer counts from here; 0: from its building */
 };
 
 /* --- machine.c ------------------------------------------------------------------------------------ */
+
+/* What disk @i has, or will have. */
+unsigned int machine_disk_queues(const struct guest_config *c, unsigned int i);
 
 /* Asks the guest to power off, and ends it when it does not; a second time ends it at once. */
 void machine_begin_stop(struct machine *m, const char *who);

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +14,7 @@
 #include <unistd.h>
 #include "cmd/config.h"
 #include "cmd/machine_priv.h"
+#include "virtio/blk.h"
 #include "virtio/mmio.h"
 #include "virtio/virtio.h"
 #include "vm/dirty.h"
@@ -25,11 +25,10 @@
 #include "vm/snapshot_ident.h"
 #include "vm/state_reader.h"
 #include "vm/state_writer.h"
+#include "vm/thread.h"
 
 #define MACH	     STATE_TAG('M', 'A', 'C', 'H')
-#define MACH_VERSION 1
-
-#define SAVE_STACK (256u << 10)
+#define MACH_VERSION 2
 
 /* Longer than any of the strings in it. */
 #define MACH_STRING 65536
@@ -87,6 +86,20 @@ static void put_string(struct state_writer *w, const char *s)
 	state_writer_string(w, s ? s : "");
 }
 
+static void put_nic(const struct nic_config *nic, struct state_writer *w)
+{
+	state_writer_u8(w, nic->kind);
+	if (nic->kind == NET_PASST)
+		put_path(w, nic->peer);
+	else
+		put_string(w, nic->peer);
+	put_string(w, nic->id);
+	state_writer_bytes(w, nic->mac, sizeof(nic->mac));
+	state_writer_u32(w, nic->queues);
+	state_writer_u32(w, nic->mtu);
+	state_writer_u8(w, nic->vhost);
+}
+
 static void put_machine(const struct machine *m, struct state_writer *w)
 {
 	const struct guest_config *c = m->config;
@@ -112,6 +125,8 @@ static void put_machine(const struct machine *m, struct state_writer *w)
 		state_writer_bool(w, c->disk[i].readonly);
 		state_writer_bool(w, c->disk[i].direct);
 		state_writer_bool(w, c->disk[i].discard);
+		state_writer_u8(w, (uint8_t)c->disk[i].engine);
+		state_writer_u8(w, (uint8_t)machine_disk_queues(c, i));
 	}
 	for (unsigned int i = 0; region_list(&m->vm.mem, i); i++)
 		nr += region_list(&m->vm.mem, i)->added;
@@ -125,6 +140,9 @@ static void put_machine(const struct machine *m, struct state_writer *w)
 		state_writer_u64(w, region->size);
 		state_writer_bool(w, region->readonly);
 	}
+	state_writer_u32(w, c->nr_nics);
+	for (unsigned int i = 0; i < c->nr_nics; i++)
+		put_nic(&c->nic[i], w);
 	state_writer_end(w);
 }
 
@@ -145,10 +163,33 @@ static void get_disk(struct state_section *s, char *scratch, struct disk_config 
 	disk->readonly = state_reader_bool(s);
 	disk->direct = state_reader_bool(s);
 	disk->discard = state_reader_bool(s);
+	disk->queues = 1; /* version 1 had no more */
+	if (s->version > 1) {
+		disk->engine = state_reader_u8(s);
+		disk->queues = state_reader_u8(s);
+	}
+	if (disk->engine > BLK_URING || !disk->queues || disk->queues > BLK_MAX_QUEUES)
+		state_reader_bad(s, "a disk with engine %u and %u queues", disk->engine, disk->queues);
 	if (!s->err && !disk->path)
 		state_reader_bad(s, "a disk without a path");
 	if (disk->id && strlen(disk->id) > 20)
 		state_reader_bad(s, "a disk's id of %zu bytes", strlen(disk->id));
+}
+
+static void get_nic(struct state_section *s, char *scratch, struct nic_config *nic)
+{
+	nic->kind = state_reader_u8(s);
+	get_string(s, scratch, &nic->peer);
+	get_string(s, scratch, &nic->id);
+	state_reader_bytes(s, nic->mac, sizeof(nic->mac));
+	nic->has_mac = true;
+	nic->queues = state_reader_u32(s);
+	nic->mtu = state_reader_u32(s);
+	nic->vhost = state_reader_u8(s);
+	if (!s->err && (!nic->peer || nic->kind > NET_PASST || nic->queues > NET_MAX_PAIRS ||
+			(nic->kind == NET_PASST && nic->queues > 1) || nic->mtu > UINT16_MAX ||
+			nic->vhost > NET_VHOST_NO || (nic->id && strlen(nic->id) > 20)))
+		state_reader_bad(s, "a network interface that can't be");
 }
 
 static int get_machine(struct machine_restore *r, struct guest_config *c)
@@ -157,7 +198,7 @@ static int get_machine(struct machine_restore *r, struct guest_config *c)
 	char *scratch;
 	int ret = state_reader_section(&r->reader, &s, MACH, 0);
 
-	if (ret)
+	if (ret || s.version - 1 >= MACH_VERSION) /* which check_sections() refuses, and says */
 		return ret;
 	scratch = malloc(MACH_STRING);
 	if (!scratch)
@@ -177,13 +218,17 @@ static int get_machine(struct machine_restore *r, struct guest_config *c)
 	c->nr_disks = state_reader_number(&s, ARCH_MAX_VIRTIO, 11);
 	for (unsigned int i = 0; i < c->nr_disks; i++)
 		get_disk(&s, scratch, &c->disk[i]);
-	free(scratch);
 	r->nr_added = state_reader_number(&s, MEMORY_FILE_MAX_REGIONS, 17);
 	for (unsigned int i = 0; i < r->nr_added; i++) {
 		r->added[i].gpa = state_reader_u64(&s);
 		r->added[i].size = state_reader_u64(&s);
 		r->added[i].readonly = state_reader_bool(&s);
 	}
+	if (s.version >= 2)
+		c->nr_nics = state_reader_number(&s, ARCH_MAX_VIRTIO, 24);
+	for (unsigned int i = 0; i < c->nr_nics; i++)
+		get_nic(&s, scratch, &c->nic[i]);
+	free(scratch);
 	return state_reader_section_end(&s);
 }
 
@@ -414,23 +459,6 @@ void machine_save_forget(struct machine *m)
 		m->save->followed = false;
 }
 
-/* All signals are the event loop's. */
-static int start_thread(struct machine_save *s)
-{
-	pthread_attr_t attr;
-	sigset_t all, old;
-	int ret;
-
-	sigfillset(&all);
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, SAVE_STACK);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = -pthread_create(&s->thread, &attr, save_thread, s);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
-	return ret;
-}
-
 static int prepare_save(struct machine *m, const char *dir, bool diff, char why[LOG_SENTENCE])
 {
 	struct machine_save *s;
@@ -452,7 +480,7 @@ static int prepare_save(struct machine *m, const char *dir, bool diff, char why[
 	s->dir = ret ? NULL : strdup(dir);
 	s->diff = diff;
 	if (!ret && s->dir)
-		ret = start_thread(s);
+		ret = thread_start(&s->thread, "snapshot", save_thread, s);
 	else if (!ret)
 		ret = -ENOMEM;
 	if (ret) {
@@ -548,6 +576,43 @@ static int replace_disks(struct guest_config *c, const struct guest_config *give
 		}
 		ret = replace(&old->path, disk->path);
 		old->direct |= disk->direct;
+		old->engine = disk->engine;
+	}
+	return ret;
+}
+
+/*
+ * Another peer: what the guest knows of its interface (MAC, queues, MTU) stays. By place, which an
+ * id may confirm.
+ */
+static int replace_nics(struct guest_config *c, const struct guest_config *given)
+{
+	int ret = 0;
+
+	if (given->nr_nics && given->nr_nics != c->nr_nics) {
+		log_err("net: the snapshot's machine has %u, %u are given: give as many, in their order, "
+			"or none", c->nr_nics, given->nr_nics);
+		return -EINVAL;
+	}
+	for (unsigned int i = 0; i < given->nr_nics && !ret; i++) {
+		const struct nic_config *nic = &given->nic[i];
+		struct nic_config *old = &c->nic[i];
+		char id[24];
+
+		snprintf(id, sizeof(id), NIC_DEFAULT_ID, i);
+		if ((nic->id && strcmp(nic->id, old->id ? old->id : id)) ||
+		    (nic->queues && nic->queues != (old->queues ? old->queues : 1)) ||
+		    (nic->mtu && nic->mtu != old->mtu) || (nic->has_mac && memcmp(nic->mac, old->mac, sizeof(nic->mac)))) {
+			log_err("net %u: its id, MAC, queues and MTU are what the snapshot says: leave them out", i);
+			return -EINVAL;
+		}
+		if (nic->kind == NET_PASST && old->queues > 1) {
+			log_err("net %u: the snapshot's has %u queues: give it a tap", i, old->queues);
+			return -EINVAL;
+		}
+		ret = replace(&old->peer, nic->peer);
+		old->kind = nic->kind;
+		old->vhost = nic->vhost;
 	}
 	return ret;
 }
@@ -571,7 +636,11 @@ static int merge(struct guest_config *c, const struct guest_config *given)
 	c->supervised = given->supervised;
 	c->stop_timeout = given->stop_timeout;
 	c->track_dirty = given->track_dirty;
+	c->trap_registers = given->trap_registers;
+	c->boot_timer = given->boot_timer;
 	ret = replace_disks(c, given);
+	if (!ret)
+		ret = replace_nics(c, given);
 	if (!ret)
 		ret = replace(&c->console, given->console);
 	if (!ret)

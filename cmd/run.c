@@ -11,13 +11,19 @@
 #include "cmd/machine.h"
 #include "vm/log.h"
 
+/* An option's lines, if the build has it. */
+#define IF_1(text)	   text
+#define IF_0(text)
+#define IF__(on, text)	   IF_##on(text)
+#define IF_BUILT(on, text) IF__(on, text)
+
 /* %s: what a kernel may be here, and vinit's own words for it. */
 static const char help[] =
 	"usage: vinit run [OPTION...]\n"
 	"\n"
 	"Boots one guest and stays in the foreground until it ends.\n"
 	"\n"
-	"  --config FILE            read options from FILE (key = value under [guest], [disk], [vsock])\n"
+	"  --config FILE            read options from FILE (key = value under [guest], [disk], [net], [vsock])\n"
 	"  --name NAME              the guest's name in messages\n"
 	"  --kernel FILE            kernel: %s\n"
 	"  --initrd FILE            initial RAM disk\n"
@@ -27,14 +33,25 @@ static const char help[] =
 	"  --cpus N                 virtual CPUs (1)\n"
 	"  --memory SIZE[,hugepages]  RAM: 512M, 4G (256M)\n"
 	"  --gic 2|3                version of the interrupt controller (aarch64; the host's best)\n"
-	"  --disk path=FILE[,readonly][,direct][,discard][,id=S]   a disk, repeatable\n"
-	"  --restore DIR            go on from a snapshot, with other disks, CID and consoles if given\n"
+	IF_BUILT(CONFIG_VIRTIO_BLK,
+	"  --disk path=FILE[,readonly][,direct][,discard][,engine=auto|sync|io_uring][,id=S]\n"
+	"                           a disk, repeatable\n")
+	IF_BUILT(CONFIG_VIRTIO_NET,
+	"  --net tap=IF|bridge=BR|passt=SOCKET[,mac=M][,queues=N][,mtu=N][,vhost=yes|no|auto][,id=S]\n"
+	"                           a network interface, repeatable\n")
+	"  --restore DIR            go on from a snapshot, with other disks, nets, CID and consoles if given\n"
 	"  --track-dirty-pages      keep the dirty log from the start, for diff snapshots\n"
-	"  --api-sock PATH          the control API's socket; without a kernel, wait for it to give one\n"
-	"  --vsock cid=N[,backend=vhost]   sockets between host and guest\n"
-	"  --rng                    entropy device\n"
+	"  --trap-registers         reads of virtio registers exit, for comparison\n"
+	"  --boot-timer             log time and exits to the first instruction, and to an init that tells\n"
+	IF_BUILT(CONFIG_API,
+	"  --api-sock PATH          the control API's socket; without a kernel, wait for it to give one\n")
+	IF_BUILT(CONFIG_VSOCK,
+	"  --vsock cid=N[,backend=vhost]   sockets between host and guest\n")
+	IF_BUILT(CONFIG_VIRTIO_RNG,
+	"  --rng                    entropy device\n")
 	"  --console stdio|null|pty|file=PATH|unix=PATH   the serial port's other end (stdio)\n"
-	"  --virtio-console ...     a virtio console (hvc0), same values\n"
+	IF_BUILT(CONFIG_VIRTIO_CONSOLE,
+	"  --virtio-console ...     a virtio console (hvc0), same values\n")
 	"  --on-reset restart|exit  what a guest's reset does (restart)\n"
 	"  --supervised             the guest's end is told by the exit status alone\n"
 	"  --stop-timeout SECONDS   on SIGTERM: how long the guest may take to power off (30)\n"

@@ -161,7 +161,7 @@ static char *next_line(struct lines *l)
 static void list_mounts(struct mount_list *list)
 {
 	struct lines lines = { .fd = open("/proc/self/mounts", O_RDONLY | O_CLOEXEC) };
-	char *line, *dir, *type, *save;
+	char *line, *dir, *type;
 
 	list->nr = 0;
 	if (lines.fd < 0) {
@@ -169,10 +169,9 @@ static void list_mounts(struct mount_list *list)
 		return;
 	}
 	while (list->nr < MAX_MOUNTS && (line = next_line(&lines))) {
-		if (!strtok_r(line, " \n", &save))
-			continue;
-		dir = strtok_r(NULL, " \n", &save);
-		type = strtok_r(NULL, " \n", &save);
+		strsep(&line, " "); /* the device */
+		dir = strsep(&line, " ");
+		type = strsep(&line, " ");
 		if (!dir || !type || of_the_kernel(type))
 			continue;
 		mounts_unescape(dir);

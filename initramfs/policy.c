@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -171,11 +172,21 @@ void policy_describe(int wstatus, char *buf, size_t size)
 		"powered off", "failed",  "bad usage or configuration",
 		"reset",       "crashed", "ended from outside",
 	};
+	/* Those that kill. */
+	static const char signals[][7] = {
+		[SIGHUP] = "HUP",	[SIGINT] = "INT",   [SIGQUIT] = "QUIT", [SIGILL] = "ILL",
+		[SIGTRAP] = "TRAP",	[SIGABRT] = "ABRT", [SIGBUS] = "BUS",	[SIGFPE] = "FPE",
+		[SIGKILL] = "KILL",	[SIGUSR1] = "USR1", [SIGSEGV] = "SEGV", [SIGUSR2] = "USR2",
+		[SIGPIPE] = "PIPE",	[SIGALRM] = "ALRM", [SIGTERM] = "TERM", [SIGSTKFLT] = "STKFLT",
+		[SIGXCPU] = "XCPU",	[SIGXFSZ] = "XFSZ", [SIGVTALRM] = "VTALRM",
+		[SIGPROF] = "PROF",	[SIGIO] = "IO",	    [SIGPWR] = "PWR",	[SIGSYS] = "SYS",
+	};
 	unsigned int status;
 
 	if (WIFSIGNALED(wstatus)) {
-		snprintf(buf, size, "killed by signal %d (%s)", WTERMSIG(wstatus),
-			 strsignal(WTERMSIG(wstatus)));
+		status = (unsigned int)WTERMSIG(wstatus);
+		snprintf(buf, size, "killed by signal %u (SIG%s)", status,
+			 status < sizeof(signals) / sizeof(*signals) ? signals[status] : "RT");
 		return;
 	}
 	status = WEXITSTATUS(wstatus);

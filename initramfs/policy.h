@@ -91,7 +91,7 @@ bool policy_line(struct policy *policy, const struct conf_line *line);
 /* @wstatus: as waitpid() gives it. */
 enum policy_end policy_end_of(int wstatus);
 
-/* "powered off (status 0)", "killed by signal 9 (Killed)". */
+/* "powered off (status 0)", "killed by signal 9 (SIGKILL)". */
 void policy_describe(int wstatus, char *buf, size_t size);
 
 /* What follows on @end after a run of @run_ms; counts a restart in @history. */

@@ -8,10 +8,11 @@
 #include <limits.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/io_uring.h>
+#include <linux/magic.h>
 #include <linux/virtio_blk.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,12 +22,15 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 #include "virtio/virtio.h"
 #include "vm/log.h"
 #include "vm/state_reader.h"
 #include "vm/state_writer.h"
+#include "vm/thread.h"
+#include "vm/uring.h"
 
 #define SECTOR 512u
 
@@ -35,6 +39,12 @@
  * a pause can come in between.
  */
 #define CALL_MAX (16u << 20)
+
+/*
+ * The longest that is handed to the ring. A pause waits for all that is there, 64 of these: an odd
+ * driver's longer ones are taken one at a time, and can be given back.
+ */
+#define RING_MAX (2u << 20)
 
 /*
  * The bounce buffer of direct I/O, and the zeros of WRITE_ZEROES where the host has no call for
@@ -52,15 +62,60 @@
 #define EINTR_MAX 16 /* the thread blocks all signals, yet a file system may say EINTR */
 
 /*
- * The driver hears of completed requests after this many, or when one took this long: the next may
- * as well.
+ * The driver hears of requests that were carried out one by one after this many, or when one took
+ * this long: the next may as well.
  */
 #define BATCH_MAX 8
 #define BATCH_NS  50000
 
-#define STACK_SIZE (64u << 10)
+/*
+ * Requests under way in the ring at once, a bit of a u64 each; more stay in the virtqueue. Most have
+ * few vectors and find room in their slot; those with more borrow one of a few long lists.
+ */
+#define SLOTS	   64u
+#define SLOT_IOVS  16u
+#define LONG_LISTS 16u
+
+/*
+ * With this many under way the next completion is near, and what is new may wait for it, unseen: for so
+ * long at most.
+ */
+#define BUSY	 8
+#define WATCH_MS 1
+
+#define NOBODY UINT64_MAX /* user_data of a completion that no slot waits for */
 
 enum blk_want { WANT_IDLE, WANT_RUN, WANT_PAUSE, WANT_QUIT };
+
+/* What the host does for a request now. */
+enum stage { STAGE_DATA, STAGE_RANGE, STAGE_SYNC };
+
+/* A request as it was read, once, from guest memory. */
+struct request {
+	struct iovec *iov; /* data that is still to be moved */
+	unsigned int nr;
+	uint32_t type;
+	uint64_t sector, len; /* of the data; of the range, for discard and write zeroes */
+	uint64_t done;
+	uint8_t *status; /* where the answer goes */
+	uint16_t head;
+	uint8_t queue;
+	uint8_t stage; /* enum stage */
+	bool unmap;
+	bool long_list;
+	unsigned int list; /* which one */
+};
+
+struct slot {
+	struct request req;
+	struct iovec iov[SLOT_IOVS];
+};
+
+/* Touched from its start on, as far as a guest goes. */
+struct slots {
+	struct slot slot[SLOTS];
+	struct iovec list[LONG_LISTS][QUEUE_MAX_SIZE];
+};
 
 struct blk {
 	struct virtio_dev dev; /* first: ops cast */
@@ -90,11 +145,31 @@ struct blk {
 	int stop_fd;	 /* wakes the thread out of poll() */
 
 	/* Set by activate while the thread is idle, then the thread's. */
-	int kick_fd;
+	uint32_t queues; /* those that are active, a bit each, as all that follows */
+	int kick_fd[BLK_MAX_QUEUES];
 	bool write_through;
 	bool discard_acked, zeroes_acked;
-	bool cut; /* a stop came in the middle of the request in hand */
+
+	uint32_t pending; /* may have requests; no kick is waited for */
+	uint32_t pushed;  /* since their driver was interrupted */
+	unsigned int first; /* queue whose turn it is */
+	bool watching;	    /* new requests are looked for in a while, without a kick */
+	bool broken;	    /* by the driver: nothing more is taken */
+	bool newest;	    /* the request in hand can be given back */
+	bool cut;	    /* a stop came in the middle of it */
 	struct queue_chain chain;
+	struct virtio_blk_discard_write_zeroes range[DISCARD_SEGS];
+	unsigned int nr_ranges;
+	struct log_limit said; /* of errors: another disk's do not hold ours back */
+
+	/* The ring; slots is NULL without. */
+	struct uring ring;
+	bool fixed; /* the image is the ring's file 0 */
+	bool zeroes[2];	   /* the image has taken a FALLOCATE for them, without and with unmap */
+	struct slots *slots;
+	uint64_t free;	    /* slots */
+	uint32_t free_lists;
+	unsigned int under_way; /* completions that are due */
 };
 
 static struct blk *to_blk(struct virtio_dev *dev)
@@ -107,10 +182,18 @@ static bool must_stop(struct blk *blk)
 	return atomic_load_explicit(&blk->want, memory_order_relaxed) != WANT_RUN;
 }
 
-/* The same in the middle of a request: it is left there. */
+static bool must_pause(struct blk *blk)
+{
+	return atomic_load_explicit(&blk->want, memory_order_relaxed) == WANT_PAUSE;
+}
+
+/*
+ * The same in the middle of a request: it is left there. At a pause only when it can be given back:
+ * nobody may see an error.
+ */
 static bool must_cut(struct blk *blk)
 {
-	blk->cut = must_stop(blk);
+	blk->cut = must_stop(blk) && (blk->newest || !must_pause(blk));
 	return blk->cut;
 }
 
@@ -287,6 +370,7 @@ static int blk_zero(struct blk *blk, uint64_t pos, uint64_t len, bool unmap)
 	if (unmap) {
 		/* on a block device too this leaves zeros or fails */
 		ret = blk_fallocate(blk, FALLOC_FL_PUNCH_HOLE, pos, len);
+		blk->zeroes[1] = !ret;
 		if (!unsupported(ret))
 			return ret;
 	}
@@ -294,6 +378,7 @@ static int blk_zero(struct blk *blk, uint64_t pos, uint64_t len, bool unmap)
 		ret = blk_ioctl(blk->fd, BLKZEROOUT, range);
 	else
 		ret = blk_fallocate(blk, FALLOC_FL_ZERO_RANGE, pos, len);
+	blk->zeroes[0] = !ret;
 	if (!unsupported(ret))
 		return ret;
 	while (done < len) {
@@ -322,107 +407,81 @@ static bool in_range(const struct blk *blk, uint64_t sector, uint64_t count)
 
 static uint8_t failed(struct blk *blk, const char *what, uint64_t sector, int ret)
 {
-	if (ret != -ECANCELED)
-		log_limited(LOG_WARN, "%s: %s at sector %" PRIu64 ": %s: check the disk behind it",
-			    blk->path, what, sector, errno_name(ret));
+	if (ret != -ECANCELED && log_allow(&blk->said))
+		log_warn("%s: %s at sector %" PRIu64 ": %s: check the disk behind it",
+			 blk->path, what, sector, errno_name(ret));
 	return VIRTIO_BLK_S_IOERR;
 }
 
-/*
- * What a driver without the FLUSH feature was told is on the disk must be there (VIRTIO 1.2,
- * 5.2.6.2).
- */
-static uint8_t written(struct blk *blk, uint64_t sector)
-{
-	int ret = blk->write_through ? blk_sync(blk) : 0;
+/* An answer that never goes out: the request is good, and is still to be carried out. */
+#define CARRY_OUT 0xff
 
-	return ret ? failed(blk, "fdatasync", sector, ret) : VIRTIO_BLK_S_OK;
+static bool is_write(const struct request *r)
+{
+	return r->type == VIRTIO_BLK_T_OUT;
 }
 
-static uint8_t request_rw(struct blk *blk, bool write, uint64_t sector, struct iovec *iov,
-			  unsigned int nr, uint64_t len, uint64_t *done)
+static bool is_zero(const struct request *r)
 {
-	int ret;
-
-	*done = 0;
-	if (len % SECTOR || !in_range(blk, sector, len / SECTOR) || (write && blk->readonly))
-		return VIRTIO_BLK_S_IOERR;
-	if (blk->direct && ((sector * SECTOR) | len) & (blk->block - 1))
-		return VIRTIO_BLK_S_IOERR;
-	ret = blk_rw(blk, write, iov, nr, sector * SECTOR, len, done);
-	if (ret)
-		return failed(blk, write ? "write" : "read", sector, ret);
-	return write ? written(blk, sector) : VIRTIO_BLK_S_OK;
+	return r->type == VIRTIO_BLK_T_WRITE_ZEROES;
 }
 
-static uint8_t request_ranges(struct blk *blk, bool zero, uint64_t len)
+static uint8_t check_rw(const struct blk *blk, const struct request *r)
 {
-	struct virtio_blk_discard_write_zeroes range[DISCARD_SEGS];
-	uint32_t max_segs = zero ? WRITE_ZEROES_SEGS : DISCARD_SEGS;
-	uint32_t max_sectors = zero ? WRITE_ZEROES_SECTORS : DISCARD_SECTORS;
-	uint64_t first = 0;
-	unsigned int i, nr;
+	if (r->len % SECTOR || !in_range(blk, r->sector, r->len / SECTOR) ||
+	    (is_write(r) && blk->readonly))
+		return VIRTIO_BLK_S_IOERR;
+	if (blk->direct && ((r->sector * SECTOR) | r->len) & (blk->block - 1))
+		return VIRTIO_BLK_S_IOERR;
+	return CARRY_OUT;
+}
+
+/* Takes the ranges over, in our byte order. All are looked at before the first is carried out. */
+static uint8_t check_ranges(struct blk *blk, struct request *r)
+{
+	uint32_t max_segs = is_zero(r) ? WRITE_ZEROES_SEGS : DISCARD_SEGS;
+	uint32_t max_sectors = is_zero(r) ? WRITE_ZEROES_SECTORS : DISCARD_SECTORS;
+	struct virtio_blk_discard_write_zeroes *range = blk->range;
 
 	if (blk->readonly)
 		return VIRTIO_BLK_S_IOERR;
-	if (!(zero ? blk->zeroes_acked : blk->discard_acked))
+	if (!(is_zero(r) ? blk->zeroes_acked : blk->discard_acked))
 		return VIRTIO_BLK_S_UNSUPP;
-	if (!len || len % sizeof(range[0]) || len / sizeof(range[0]) > max_segs)
+	if (!r->len || r->len % sizeof(*range) || r->len / sizeof(*range) > max_segs)
 		return VIRTIO_BLK_S_IOERR;
-	nr = (unsigned int)(len / sizeof(range[0]));
-	if (queue_chain_read(&blk->chain, sizeof(struct virtio_blk_outhdr), range, len) != len)
-		return VIRTIO_BLK_S_IOERR;
-
-	/* All are looked at before the first one is carried out. */
-	for (i = 0; i < nr; i++) {
-		uint32_t flags = le32toh(range[i].flags);
-		uint32_t count = le32toh(range[i].num_sectors);
-
-		if (flags & ~(zero ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0u))
+	blk->nr_ranges = (unsigned int)(r->len / sizeof(*range));
+	iov_copy(r->iov, r->nr, (uint8_t *)range, (size_t)r->len, false);
+	for (unsigned int i = 0; i < blk->nr_ranges; i++, range++) {
+		range->flags = le32toh(range->flags);
+		range->num_sectors = le32toh(range->num_sectors);
+		range->sector = le64toh(range->sector);
+		if (range->flags & ~(is_zero(r) ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0u))
 			return VIRTIO_BLK_S_UNSUPP;
-		if (count > max_sectors || !in_range(blk, le64toh(range[i].sector), count))
+		if (range->num_sectors > max_sectors ||
+		    !in_range(blk, range->sector, range->num_sectors))
 			return VIRTIO_BLK_S_IOERR;
 	}
-	for (i = 0; i < nr; i++) {
-		uint64_t sector = le64toh(range[i].sector);
-		uint64_t count = le32toh(range[i].num_sectors);
-		bool unmap = le32toh(range[i].flags) & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
-		int ret;
-
-		if (!count)
-			continue;
-		if (must_cut(blk))
-			return VIRTIO_BLK_S_IOERR;
-		if (!i)
-			first = sector;
-		ret = zero ? blk_zero(blk, sector * SECTOR, count * SECTOR, unmap) :
-			     blk_discard(blk, sector * SECTOR, count * SECTOR);
-		if (!zero && unsupported(ret))
-			return VIRTIO_BLK_S_UNSUPP; /* a hint that the host can't use */
-		if (ret)
-			return failed(blk, zero ? "write zeroes" : "discard", sector, ret);
-	}
-	return written(blk, first);
+	r->sector = blk->range[0].sector;
+	return CARRY_OUT;
 }
 
 /*
- * Carries out the request in blk->chain, whatever its framing (VIRTIO 1.2, 2.7.4). False: it has
- * no header or no place for a status, so there is nobody to answer. @used: bytes written to the in
- * part.
+ * Reads the request in blk->chain, whatever its framing (VIRTIO 1.2, 2.7.4). False: it has no header
+ * or no place for a status, so there is nobody to answer. @answer: CARRY_OUT, or what is wrong.
  */
-static bool blk_request(struct blk *blk, uint32_t *used)
+static bool request_read(struct blk *blk, struct request *r, uint8_t *answer)
 {
 	struct queue_chain *c = &blk->chain;
-	struct iovec *out = c->iov, *in = c->iov + c->nr_out;
-	unsigned int nr_out = c->nr_out, nr_in = c->nr_in;
+	struct iovec *in = c->iov + c->nr_out;
+	unsigned int nr_in = c->nr_in;
 	struct virtio_blk_outhdr hdr;
-	uint64_t sector, done = 0, data_in;
-	uint8_t *status, answer;
-	int ret;
 
+	memset(r, 0, sizeof(*r));
 	if (!c->in_len || queue_chain_read(c, 0, &hdr, sizeof(hdr)) != sizeof(hdr))
 		return false;
-	sector = le64toh(hdr.sector);
+	r->head = c->head;
+	r->type = le32toh(hdr.type);
+	r->sector = le64toh(hdr.sector);
 
 	/* The status is the very last byte; the vectors end before it from here on. */
 	while (nr_in && !in[nr_in - 1].iov_len)
@@ -430,44 +489,298 @@ static bool blk_request(struct blk *blk, uint32_t *used)
 	if (!nr_in)
 		return false;
 	in[nr_in - 1].iov_len--;
-	status = (uint8_t *)in[nr_in - 1].iov_base + in[nr_in - 1].iov_len;
+	r->status = (uint8_t *)in[nr_in - 1].iov_base + in[nr_in - 1].iov_len;
 	if (!in[nr_in - 1].iov_len)
 		nr_in--;
-	data_in = c->in_len - 1;
-
-	switch (le32toh(hdr.type)) {
-	case VIRTIO_BLK_T_IN:
-		answer = request_rw(blk, false, sector, in, nr_in, data_in, &done);
-		break;
-	case VIRTIO_BLK_T_OUT: {
-		uint64_t wrote;
-
-		iov_advance(&out, &nr_out, sizeof(hdr));
-		answer = request_rw(blk, true, sector, out, nr_out, c->out_len - sizeof(hdr),
-				    &wrote);
-		break;
+	if (r->type == VIRTIO_BLK_T_IN || r->type == VIRTIO_BLK_T_GET_ID) {
+		r->iov = in;
+		r->nr = nr_in;
+		r->len = c->in_len - 1;
+	} else {
+		r->iov = c->iov;
+		r->nr = c->nr_out;
+		r->len = c->out_len - sizeof(hdr);
+		iov_advance(&r->iov, &r->nr, sizeof(hdr));
 	}
+
+	*answer = VIRTIO_BLK_S_UNSUPP;
+	switch (r->type) {
+	case VIRTIO_BLK_T_IN:
+	case VIRTIO_BLK_T_OUT:
+		*answer = check_rw(blk, r);
+		break;
 	case VIRTIO_BLK_T_FLUSH:
-		ret = blk_sync(blk);
-		answer = ret ? failed(blk, "fdatasync", 0, ret) : VIRTIO_BLK_S_OK;
+		r->stage = STAGE_SYNC;
+		r->sector = 0;
+		*answer = CARRY_OUT;
 		break;
 	case VIRTIO_BLK_T_GET_ID:
-		done = data_in < VIRTIO_BLK_ID_BYTES ? data_in : VIRTIO_BLK_ID_BYTES;
-		iov_copy(in, nr_in, (uint8_t *)blk->id, (size_t)done, true);
-		answer = VIRTIO_BLK_S_OK;
+		r->done = r->len < VIRTIO_BLK_ID_BYTES ? r->len : VIRTIO_BLK_ID_BYTES;
+		iov_copy(r->iov, r->nr, (uint8_t *)blk->id, (size_t)r->done, true);
+		*answer = VIRTIO_BLK_S_OK;
 		break;
 	case VIRTIO_BLK_T_DISCARD:
 	case VIRTIO_BLK_T_WRITE_ZEROES:
-		answer = request_ranges(blk, le32toh(hdr.type) == VIRTIO_BLK_T_WRITE_ZEROES,
-					c->out_len - sizeof(hdr));
+		r->stage = STAGE_RANGE;
+		*answer = check_ranges(blk, r);
+	}
+	return true;
+}
+
+/* The answer to what the host said. */
+static uint8_t request_answer(struct blk *blk, const struct request *r, int ret)
+{
+	static const char what[][13] = { "read", "write", "discard", "write zeroes", "fdatasync" };
+	unsigned int i = r->stage == STAGE_DATA ? is_write(r) : r->stage == STAGE_SYNC ? 4 : 2 + is_zero(r);
+
+	if (!ret)
+		return VIRTIO_BLK_S_OK;
+	if (i == 2 && unsupported(ret))
+		return VIRTIO_BLK_S_UNSUPP; /* a hint that the host can't use */
+	return failed(blk, what[i], r->sector, ret);
+}
+
+static int run_ranges(struct blk *blk, const struct request *r)
+{
+	for (unsigned int i = 0; i < blk->nr_ranges; i++) {
+		uint64_t pos = blk->range[i].sector * SECTOR;
+		uint64_t len = (uint64_t)blk->range[i].num_sectors * SECTOR;
+		int ret;
+
+		if (!len)
+			continue;
+		if (must_cut(blk))
+			return -ECANCELED;
+		ret = is_zero(r) ? blk_zero(blk, pos, len, blk->range[i].flags) :
+				   blk_discard(blk, pos, len);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/*
+ * What a driver without the FLUSH feature was told is on the disk must be there (VIRTIO 1.2,
+ * 5.2.6.2).
+ */
+static bool wants_sync(const struct blk *blk, const struct request *r)
+{
+	return blk->write_through && r->stage != STAGE_SYNC && r->type != VIRTIO_BLK_T_IN;
+}
+
+/* Carries a request out by plain calls, from beginning to end. */
+static uint8_t request_run(struct blk *blk, struct request *r)
+{
+	int ret = 0;
+
+	if (r->stage == STAGE_DATA)
+		ret = blk_rw(blk, is_write(r), r->iov, r->nr, r->sector * SECTOR, r->len, &r->done);
+	else if (r->stage == STAGE_RANGE)
+		ret = run_ranges(blk, r);
+	if (!ret && wants_sync(blk, r))
+		r->stage = STAGE_SYNC;
+	if (!ret && r->stage == STAGE_SYNC)
+		ret = blk_sync(blk);
+	return request_answer(blk, r, ret);
+}
+
+static void request_end(struct blk *blk, const struct request *r, uint8_t answer)
+{
+	uint64_t in = r->type == VIRTIO_BLK_T_IN || r->type == VIRTIO_BLK_T_GET_ID ? r->done : 0;
+
+	*r->status = answer;
+	/* a hostile driver's buffers may overlap and repeat until this is more than 32 bits hold */
+	queue_push(&blk->dev.vq[r->queue], r->head, in < UINT32_MAX ? (uint32_t)in + 1 : UINT32_MAX);
+	blk->pushed |= 1u << r->queue;
+}
+
+/* --- the ring ---------------------------------------------------------------------------------- */
+
+/*
+ * The ring gets an open file description of its own, without the lock: when a process is killed, the
+ * kernel ends its rings a while after it, and who starts the guest anew must find the image free.
+ */
+static void ring_file(struct blk *blk)
+{
+	int flags = O_CLOEXEC | (blk->readonly ? O_RDONLY : O_RDWR) | (blk->direct ? O_DIRECT : 0);
+	char name[32];
+	int fd;
+
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", blk->fd);
+	fd = open(name, flags);
+	blk->fixed = !uring_file(&blk->ring, fd) && fd >= 0;
+	if (fd >= 0)
+		close(fd);
+}
+
+/* An entry for what slot @i is to have done now. */
+static void ring_put(struct blk *blk, unsigned int i)
+{
+	const struct request *r = &blk->slots->slot[i].req;
+	struct io_uring_sqe *sqe = uring_sqe(&blk->ring);
+
+	sqe->user_data = i;
+	sqe->fd = blk->fixed ? 0 : blk->fd;
+	sqe->flags = blk->fixed ? IOSQE_FIXED_FILE : 0;
+	sqe->off = r->sector * SECTOR;
+	switch (r->stage) {
+	case STAGE_DATA:
+		sqe->opcode = is_write(r) ? IORING_OP_WRITEV : IORING_OP_READV;
+		sqe->addr = (uintptr_t)r->iov;
+		sqe->len = r->nr;
+		break;
+	case STAGE_RANGE:
+		sqe->opcode = IORING_OP_FALLOCATE;
+		sqe->addr = r->len;
+		sqe->len = FALLOC_FL_KEEP_SIZE |
+			   (is_zero(r) && !r->unmap ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE);
 		break;
 	default:
-		answer = VIRTIO_BLK_S_UNSUPP;
+		/*
+		 * Of all the file. Only writes that were answered before the flush was sent must be
+		 * on the disk after it (VIRTIO 1.2, 5.2.6.2), so it need not wait for others.
+		 */
+		sqe->opcode = IORING_OP_FSYNC;
+		sqe->fsync_flags = IORING_FSYNC_DATASYNC;
+		sqe->off = 0;
 	}
-	*status = answer;
-	/* a hostile driver's buffers may overlap and repeat until this is more than 32 bits hold */
-	*used = done < UINT32_MAX ? (uint32_t)done + 1 : UINT32_MAX;
+}
+
+/*
+ * May the ring carry it out? Not what can't be given back at a pause once others are behind it (a
+ * long one, zeros that may have to be written), and not what no operation of the ring does.
+ */
+static bool ring_takes(const struct blk *blk, struct request *r)
+{
+	if (!blk->slots)
+		return false;
+	switch (r->stage) {
+	case STAGE_DATA:
+		return r->len && r->len <= RING_MAX;
+	case STAGE_RANGE:
+		r->len = (uint64_t)blk->range[0].num_sectors * SECTOR;
+		r->unmap = blk->range[0].flags;
+		return blk->nr_ranges == 1 && r->len && !blk->block_device &&
+		       (!is_zero(r) || blk->zeroes[r->unmap]);
+	}
 	return true;
+}
+
+/* False: all long lists are in use. There is a slot. */
+static bool ring_start(struct blk *blk, const struct request *from)
+{
+	unsigned int i = (unsigned int)__builtin_ctzll(blk->free);
+	struct slot *slot = &blk->slots->slot[i];
+	struct request *r = &slot->req;
+
+	*r = *from;
+	if (r->stage == STAGE_DATA) {
+		r->iov = slot->iov;
+		r->long_list = r->nr > SLOT_IOVS;
+		if (r->long_list) {
+			if (!blk->free_lists)
+				return false;
+			r->list = (unsigned int)__builtin_ctz(blk->free_lists);
+			r->iov = blk->slots->list[r->list];
+			blk->free_lists &= ~(1u << r->list);
+		}
+		memcpy(r->iov, from->iov, r->nr * sizeof(*r->iov));
+	}
+	blk->free &= ~(1ull << i);
+	blk->under_way++;
+	ring_put(blk, i);
+	return true;
+}
+
+/* What the ring left undone, or would not do, plain calls do. */
+static int ring_finish_data(struct blk *blk, struct request *r, int res)
+{
+	uint64_t more;
+
+	if (!res)
+		return -EIO; /* the image was cut short behind our back */
+	if (res > 0) {
+		r->done = (uint64_t)res;
+		if (r->done == r->len)
+			return 0;
+		iov_advance(&r->iov, &r->nr, r->done);
+	} else if (res != -EINTR && res != -EAGAIN && !(res == -EINVAL && blk->direct)) {
+		return res;
+	}
+	if (must_cut(blk))
+		return -ECANCELED;
+	res = blk_rw(blk, is_write(r), r->iov, r->nr, r->sector * SECTOR + r->done, r->len - r->done,
+		     &more);
+	r->done += more;
+	return res;
+}
+
+/* Zeros that the image takes by a call no more are written, next time so that a pause can cut it. */
+static int ring_finish_range(struct blk *blk, const struct request *r, int res)
+{
+	bool again = res == -EINTR || res == -EAGAIN;
+
+	if (must_stop(blk) && !must_pause(blk))
+		return res;
+	if (is_zero(r) && (again || unsupported(res)))
+		return blk_zero(blk, r->sector * SECTOR, r->len, r->unmap);
+	return again ? blk_discard(blk, r->sector * SECTOR, r->len) : res;
+}
+
+/* A completion, or an entry that the kernel did not take (EAGAIN). */
+static void ring_done(struct blk *blk, uint64_t i, int res)
+{
+	struct request *r;
+
+	if (i < SLOTS) {
+		r = &blk->slots->slot[i].req;
+		blk->newest = false;
+		if (r->stage == STAGE_DATA)
+			res = ring_finish_data(blk, r, res);
+		else if (r->stage == STAGE_RANGE)
+			res = ring_finish_range(blk, r, res);
+		else if (res == -EINTR || res == -EAGAIN)
+			res = blk_sync(blk);
+		if (!res && wants_sync(blk, r)) {
+			r->stage = STAGE_SYNC;
+			ring_put(blk, (unsigned int)i);
+			return;
+		}
+		request_end(blk, r, request_answer(blk, r, res));
+		if (r->long_list)
+			blk->free_lists |= 1u << r->list;
+		blk->free |= 1ull << i;
+	}
+	blk->under_way--;
+}
+
+/* All that is filled goes to the kernel in one call. What it won't take is carried out here. */
+static void ring_submit(struct blk *blk)
+{
+	uint64_t i;
+
+	while (uring_filled(&blk->ring) && uring_submit(&blk->ring)) {
+		while (uring_take_back(&blk->ring, &i))
+			ring_done(blk, i, -EAGAIN);
+	}
+}
+
+/* Submits, and answers what is complete. True: something was. */
+static bool ring_turn(struct blk *blk)
+{
+	bool any = false;
+	uint64_t i;
+	int32_t res;
+
+	if (!blk->under_way)
+		return false;
+	ring_submit(blk);
+	while (uring_take(&blk->ring, &i, &res)) {
+		ring_done(blk, i, res);
+		any = true;
+	}
+	ring_submit(blk); /* the second halves */
+	return any;
 }
 
 /* --- the thread ------------------------------------------------------------------------------- */
@@ -480,86 +793,180 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-/* Serves the ring until it is empty (0), malformed (-EIO), or a stop is asked for (-ECANCELED). */
-static int blk_drain(struct blk *blk)
+enum { DRAIN_EMPTY, DRAIN_FULL, DRAIN_MORE };
+
+static void blk_signal(struct blk *blk)
 {
-	struct queue *q = &blk->dev.vq[0];
+	if (blk->pushed)
+		virtio_signal_queues(&blk->dev, blk->pushed);
+	blk->pushed = 0;
+}
+
+/*
+ * Serves a queue until it is empty, malformed (-EIO), a stop is asked for (-ECANCELED), there is no
+ * slot for more, or it is another queue's turn.
+ */
+static int blk_drain(struct blk *blk, unsigned int i)
+{
+	struct queue *q = &blk->dev.vq[i];
 	unsigned int batch = 0;
-	uint64_t before, after;
-	int ret;
+	uint64_t before = now_ns(), after;
 
-	before = now_ns();
-	for (;;) {
-		uint32_t used = 0;
+	for (unsigned int n = 0; n < SLOTS; n++) {
+		struct request r;
+		uint8_t answer;
+		int ret;
 
-		if (must_stop(blk)) {
-			ret = -ECANCELED;
-			break;
-		}
+		if (must_stop(blk))
+			return -ECANCELED;
+		if (blk->slots && !blk->free)
+			return DRAIN_FULL;
 		ret = queue_pop(q, &blk->chain);
 		if (ret <= 0)
-			break;
-		blk->cut = false;
-		if (!blk_request(blk, &used)) {
-			ret = -EIO;
-			break;
+			return ret;
+		if (!request_read(blk, &r, &answer))
+			return -EIO;
+		r.queue = (uint8_t)i;
+		if (answer == CARRY_OUT && ring_takes(blk, &r)) {
+			if (ring_start(blk, &r))
+				continue;
+			queue_unpop(q, r.head);
+			return DRAIN_FULL;
 		}
+		/* it may take its time: the others begin before it */
+		if (blk->under_way)
+			ring_submit(blk);
+		blk->newest = true;
+		blk->cut = false;
+		if (answer == CARRY_OUT)
+			answer = request_run(blk, &r);
 		/*
 		 * A long request may be left half-way at a pause, and begins anew: its buffers are
 		 * still the device's, and nobody was told that any of it is done.
 		 */
-		if (blk->cut && atomic_load(&blk->want) == WANT_PAUSE) {
-			queue_unpop(q, blk->chain.head);
-			ret = -ECANCELED;
-			break;
+		if (blk->cut && must_pause(blk)) {
+			queue_unpop(q, r.head);
+			return -ECANCELED;
 		}
-		queue_push(q, blk->chain.head, used);
+		request_end(blk, &r, answer);
 		after = now_ns();
 		if (++batch >= BATCH_MAX || after - before > BATCH_NS) {
-			virtio_signal(&blk->dev, 0);
+			blk_signal(blk);
 			batch = 0;
 		}
 		before = after;
 	}
-	if (batch)
-		virtio_signal(&blk->dev, 0);
-	return ret;
+	return DRAIN_MORE;
+}
+
+/*
+ * One turn for each queue that may have requests. True: there is more to do at once. While many are
+ * under way no kick is asked for, which takes a vCPU out of its guest: what is new is seen at the next
+ * completion.
+ */
+static bool blk_turn(struct blk *blk)
+{
+	unsigned int nr = blk->dev.nr_queues;
+	bool more = false;
+
+	blk->watching = false;
+	for (unsigned int n = 0; n < nr && !blk->broken; n++) {
+		unsigned int i = (blk->first + n) % nr;
+		struct queue *q = &blk->dev.vq[i];
+		int ret;
+
+		if (!(blk->pending >> i & 1))
+			continue;
+		queue_disable_kicks(q);
+		ret = blk_drain(blk, i);
+		if (ret == -ECANCELED)
+			break;
+		if (ret < 0) {
+			virtio_broken(&blk->dev, "malformed ring or request");
+			blk->broken = true; /* only a reset helps */
+		} else if (ret == DRAIN_EMPTY && blk->under_way >= BUSY) {
+			blk->watching = true;
+		} else if (ret == DRAIN_MORE || (ret == DRAIN_EMPTY && queue_enable_kicks(q))) {
+			more = true;
+		} else if (ret == DRAIN_EMPTY) {
+			blk->pending &= ~(1u << i);
+		}
+	}
+	blk->first++;
+	if (ring_turn(blk) && blk->pending)
+		more = true;
+	blk_signal(blk);
+	return more && !blk->broken;
+}
+
+/* Sleeps until a stop, a kick, or completions. 0 or -errno. */
+static int blk_sleep(struct blk *blk)
+{
+	struct pollfd pfd[2 + BLK_MAX_QUEUES] = {
+		{ .fd = blk->stop_fd, .events = POLLIN },
+		{ .fd = blk->ring.fd, .events = POLLIN },
+	};
+	unsigned int nr = blk->dev.nr_queues;
+	uint64_t count;
+
+	for (unsigned int i = 0; i < nr; i++) {
+		pfd[2 + i].fd = !blk->broken && blk->queues >> i & 1 ? blk->kick_fd[i] : -1;
+		pfd[2 + i].events = POLLIN;
+	}
+	if (poll(pfd, 2 + nr, blk->watching ? WATCH_MS : -1) < 0)
+		return errno == EINTR ? 0 : -errno;
+	for (unsigned int i = 0; i < nr; i++) {
+		if (!(pfd[2 + i].revents & POLLIN))
+			continue;
+		if (read(blk->kick_fd[i], &count, sizeof(count)) < 0) {
+			/* EAGAIN: nothing is lost, the ring is looked at next */
+		}
+		blk->pending |= 1u << i;
+	}
+	return 0;
+}
+
+/*
+ * Waits for all that is under way. At a reset what the kernel has not begun is given up (Linux 5.19;
+ * before, it is waited for): the driver does not look at it any more.
+ */
+static void blk_finish(struct blk *blk)
+{
+	struct pollfd pfd = { .fd = blk->ring.fd, .events = POLLIN };
+
+	if (blk->under_way && must_stop(blk) && !must_pause(blk)) {
+		struct io_uring_sqe *sqe;
+
+		ring_submit(blk);
+		sqe = uring_sqe(&blk->ring);
+		sqe->opcode = IORING_OP_ASYNC_CANCEL;
+		sqe->fd = -1;
+		sqe->cancel_flags = IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_ANY;
+		sqe->user_data = NOBODY;
+		blk->under_way++;
+	}
+	while (blk->under_way) {
+		ring_turn(blk);
+		if (blk->under_way && poll(&pfd, 1, -1) < 0) {
+			/* EINTR: look again */
+		}
+	}
+	blk_signal(blk);
 }
 
 static void blk_serve(struct blk *blk)
 {
-	struct queue *q = &blk->dev.vq[0];
-	struct pollfd pfd[2] = {
-		{ .fd = blk->stop_fd, .events = POLLIN },
-		{ .fd = blk->kick_fd, .events = POLLIN },
-	};
-	uint64_t count;
-
+	blk->pending = blk->queues;
+	blk->broken = false;
 	while (!must_stop(blk)) {
-		int ret;
-
-		queue_disable_kicks(q);
-		ret = blk_drain(blk);
-		if (ret == -ECANCELED)
-			break;
-		if (ret < 0) {
-			virtio_broken(&blk->dev, "virtio-blk: malformed ring or request");
-			pfd[1].fd = -1; /* only a reset helps */
-		} else if (queue_enable_kicks(q)) {
+		if (blk_turn(blk) || must_stop(blk))
 			continue;
-		}
-		do {
-			pfd[0].revents = pfd[1].revents = 0;
-			ret = poll(pfd, 2, -1);
-			if (ret < 0 && errno != EINTR) {
-				virtio_broken(&blk->dev, "virtio-blk: poll() failed");
-				return;
-			}
-		} while (!must_stop(blk) && !(pfd[1].revents & POLLIN));
-		if (pfd[1].revents & POLLIN && read(blk->kick_fd, &count, sizeof(count)) < 0) {
-			/* EAGAIN: nothing is lost, the ring is looked at next */
+		if (blk_sleep(blk)) {
+			virtio_broken(&blk->dev, "poll() failed");
+			break;
 		}
 	}
+	blk_finish(blk);
 }
 
 static void *blk_thread(void *arg)
@@ -601,33 +1008,19 @@ static void blk_tell(struct blk *blk, enum blk_want want)
 		log_err("virtio-blk: eventfd: %s", errno_name(errno));
 }
 
-static int thread_start(struct blk *blk)
+static int start_thread(struct blk *blk)
 {
-	size_t stack = STACK_SIZE < PTHREAD_STACK_MIN ? PTHREAD_STACK_MIN : STACK_SIZE;
-	char name[16];
-	sigset_t all, old;
-	pthread_attr_t attr;
+	char name[32];
 	int ret;
 
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, stack);
-	/*
-	 * Signals are the other threads' business, SIGXFSZ of a write too: that is an EFBIG then.
-	 */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = -pthread_create(&blk->thread, &attr, blk_thread, blk);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
-	if (ret) {
-		log_err("%s: thread of the disk: %s: check the limit on processes", blk->path,
-			errno_name(ret));
-		return ret;
-	}
 	snprintf(name, sizeof(name), "blk-%s",
 		 blk->id + (strncmp(blk->id, "vinit-disk", 10) ? 0 : 10));
-	pthread_setname_np(blk->thread, name);
-	return 0;
+	/* A write's SIGXFSZ is blocked like other signals: that is an EFBIG then. */
+	ret = thread_start(&blk->thread, name, blk_thread, blk);
+	if (ret)
+		log_err("%s: thread of the disk: %s: check the limit on processes", blk->path,
+			errno_name(ret));
+	return ret;
 }
 
 /* --- the device ------------------------------------------------------------------------------- */
@@ -637,10 +1030,15 @@ static int blk_activate(struct virtio_dev *dev)
 {
 	struct blk *blk = to_blk(dev);
 
-	if (!dev->vq[0].active)
-		return 0; /* the driver left the queue out: an odd driver, and an idle disk */
+	blk->queues = 0;
+	for (unsigned int i = 0; i < dev->nr_queues; i++) {
+		blk->kick_fd[i] = virtio_kick_fd(dev, i);
+		if (dev->vq[i].active)
+			blk->queues |= 1u << i;
+	}
+	if (!blk->queues)
+		return 0; /* the driver left them out: an odd driver, and an idle disk */
 	pthread_mutex_lock(&blk->lock);
-	blk->kick_fd = virtio_kick_fd(dev, 0);
 	blk->write_through = !virtio_acked(dev, VIRTIO_BLK_F_FLUSH);
 	blk->discard_acked = virtio_acked(dev, VIRTIO_BLK_F_DISCARD);
 	blk->zeroes_acked = virtio_acked(dev, VIRTIO_BLK_F_WRITE_ZEROES);
@@ -651,8 +1049,8 @@ static int blk_activate(struct virtio_dev *dev)
 }
 
 /*
- * A request in hand is finished first, or cut, with the buffers that it came with; the thread never
- * touches guest RAM after that.
+ * What is under way is finished first, or cut, with the buffers that it came with; neither the thread
+ * nor the ring touches guest RAM after that. A host's disk that hangs holds this up as long.
  */
 static void blk_quiet(struct blk *blk, enum blk_want want)
 {
@@ -709,6 +1107,9 @@ static void blk_free(struct blk *blk)
 		munmap(blk->bounce, BUF_SIZE);
 	if (blk->zeros)
 		munmap((void *)blk->zeros, BUF_SIZE);
+	if (blk->slots)
+		munmap(blk->slots, sizeof(*blk->slots));
+	uring_fini(&blk->ring);
 	if (blk->stop_fd >= 0)
 		close(blk->stop_fd);
 	if (blk->fd >= 0)
@@ -906,6 +1307,7 @@ static int image_measure(struct blk *blk)
 	config.blk_size = htole32(blk->block);
 	config.physical_block_exp = (uint8_t)(__builtin_ctz(physical) - __builtin_ctz(blk->block));
 	config.min_io_size = htole16((uint16_t)(physical / blk->block));
+	config.num_queues = htole16((uint16_t)blk->dev.nr_queues);
 	if (blk->discard) {
 		config.max_discard_sectors = htole32(DISCARD_SECTORS);
 		config.max_discard_seg = htole32(DISCARD_SEGS);
@@ -919,11 +1321,49 @@ static int image_measure(struct blk *blk)
 	return 0;
 }
 
-static void *map_buffer(int prot)
+static void *map_buffer(size_t size, int prot)
 {
-	void *p = mmap(NULL, BUF_SIZE, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *p = mmap(NULL, size, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	return p == MAP_FAILED ? NULL : p;
+}
+
+/*
+ * There is nothing to wait for then: a plain call copies, where a ring would hand each request to a
+ * worker, since a tmpfs does not say that it never blocks.
+ */
+static bool in_memory(const struct blk *blk)
+{
+	struct statfs fs;
+
+	return !blk->block_device && !fstatfs(blk->fd, &fs) &&
+	       (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
+/* Without a ring the disk works too, one request at a time. */
+static int ring_open(struct blk *blk, enum blk_engine engine)
+{
+	int ret;
+
+	if (engine == BLK_SYNC || (engine == BLK_AUTO && in_memory(blk)))
+		return 0;
+	ret = uring_init(&blk->ring, SLOTS);
+	if (!ret) {
+		blk->slots = map_buffer(sizeof(*blk->slots), PROT_READ | PROT_WRITE);
+		blk->free = UINT64_MAX;
+		blk->free_lists = (1u << LONG_LISTS) - 1;
+		ring_file(blk);
+		ret = blk->slots ? 0 : -ENOMEM;
+	}
+	if (!ret)
+		return 0;
+	if (engine == BLK_URING) {
+		log_err("%s: io_uring: %s: check Linux (5.12 or later) and kernel.io_uring_disabled, "
+			"or leave out `engine`", blk->path, errno_name(ret));
+		return ret;
+	}
+	log_info("%s: one request at a time: io_uring: %s", blk->path, errno_name(ret));
+	return 0;
 }
 
 int blk_create(struct virtio_dev **dev, const struct blk_config *config)
@@ -942,11 +1382,12 @@ int blk_create(struct virtio_dev **dev, const struct blk_config *config)
 		log_err("%s: ENOMEM: check the limit on memory", config->path);
 		return -ENOMEM;
 	}
-	virtio_dev_init(&blk->dev, &blk_ops, VIRTIO_ID_BLOCK, 1);
+	virtio_dev_init(&blk->dev, &blk_ops, VIRTIO_ID_BLOCK, config->queues ? config->queues : 1);
 	pthread_mutex_init(&blk->lock, NULL);
 	pthread_cond_init(&blk->cond, NULL);
-	blk->dev.own_kicks = 1;
+	blk->dev.own_kicks = (1u << blk->dev.nr_queues) - 1;
 	blk->fd = -1;
+	blk->ring.fd = -1;
 	blk->readonly = config->readonly;
 	blk->direct = config->direct;
 	blk->discard = config->discard && !config->readonly;
@@ -954,9 +1395,9 @@ int blk_create(struct virtio_dev **dev, const struct blk_config *config)
 	blk->path = strdup(config->path);
 	blk->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (blk->direct)
-		blk->bounce = map_buffer(PROT_READ | PROT_WRITE);
+		blk->bounce = map_buffer(BUF_SIZE, PROT_READ | PROT_WRITE);
 	if (blk->discard)
-		blk->zeros = map_buffer(PROT_READ);
+		blk->zeros = map_buffer(BUF_SIZE, PROT_READ);
 	if (!blk->path || blk->stop_fd < 0 || (blk->direct && !blk->bounce) ||
 	    (blk->discard && !blk->zeros)) {
 		ret = -errno;
@@ -968,17 +1409,21 @@ int blk_create(struct virtio_dev **dev, const struct blk_config *config)
 	if (ret)
 		goto err;
 	ret = image_measure(blk);
+	if (!ret)
+		ret = ring_open(blk, config->engine);
 	if (ret)
 		goto err;
 
 	blk->dev.features = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE |
 			    1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_TOPOLOGY;
+	if (blk->dev.nr_queues > 1)
+		blk->dev.features |= 1ull << VIRTIO_BLK_F_MQ;
 	if (blk->readonly)
 		blk->dev.features |= 1ull << VIRTIO_BLK_F_RO;
 	if (blk->discard)
 		blk->dev.features |= 1ull << VIRTIO_BLK_F_DISCARD |
 				     1ull << VIRTIO_BLK_F_WRITE_ZEROES;
-	ret = thread_start(blk);
+	ret = start_thread(blk);
 	if (ret)
 		goto err;
 	*dev = &blk->dev;
@@ -1033,6 +1478,9 @@ static void image_swap(struct blk *blk, struct blk *next)
 
 	blk->path = next->path;
 	blk->fd = next->fd;
+	blk->zeroes[0] = blk->zeroes[1] = false;
+	if (blk->slots)
+		ring_file(blk);
 	blk->block_device = next->block_device;
 	next->path = path;
 	next->fd = fd;

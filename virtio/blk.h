@@ -1,5 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* virtio-blk over a raw file or a block device. Source: VIRTIO 1.2, section 5.2. */
+/*
+ * virtio-blk over a raw file or a block device. Source: VIRTIO 1.2, section 5.2.
+ *
+ * A disk has a thread, which serves all its queues, and a ring of io_uring. The event loop is not
+ * what serves them: what the ring finds in the page cache is copied in the call that submits it (64
+ * requests of a megabyte would hold all other devices up), and what no operation of the ring does
+ * (discard on a block device, direct I/O with odd buffers) blocks.
+ */
 #ifndef VIRTIO_BLK_H
 #define VIRTIO_BLK_H
 
@@ -8,12 +15,24 @@
 
 struct virtio_dev;
 
+/* One queue for each vCPU is enough, and no more than these. */
+#define BLK_MAX_QUEUES 8
+
+/* How the host carries requests out. */
+enum blk_engine {
+	BLK_AUTO,  /* by io_uring where the host has it and the image is in no tmpfs, else BLK_SYNC */
+	BLK_SYNC,  /* one at a time, by preadv() and pwritev() */
+	BLK_URING, /* by io_uring, or not at all: many at a time, completed as they end */
+};
+
 struct blk_config {
 	const char *path;
 	const char *id; /* at most 20 bytes, NULL: "vinit-diskN" by the caller */
 	bool readonly;
 	bool direct;  /* O_DIRECT */
 	bool discard; /* offer DISCARD and WRITE_ZEROES */
+	enum blk_engine engine;
+	unsigned int queues; /* up to BLK_MAX_QUEUES; 0 is 1. A snapshot's guest knows them */
 };
 
 /*

@@ -8,6 +8,10 @@
  * dev->lock but for Status and InterruptStatus, to which virtio_broken() adds bits from any thread:
  * those two words change by atomic and, or and exchange only.
  *
+ * The page is the guest's to read at any moment, without the lock. What a vCPU's write changes is
+ * there before that vCPU goes on. A configuration that changes by itself in more than one word has
+ * the page away meanwhile, see virtio_mmio_config_changed(): reads then trap and wait for the lock.
+ *
  * A register access that traps is ordered by the trap; those the kernel takes (ioeventfd) tell
  * nothing but "look at the ring", which queue.c does with barriers of its own.
  */
@@ -17,6 +21,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
@@ -35,12 +40,18 @@
 /* Both return the word as it was. */
 static uint32_t reg_or(struct virtio_mmio *mmio, unsigned int offset, uint32_t bits)
 {
-	return le32toh(__atomic_fetch_or(reg_word(mmio, offset), htole32(bits), __ATOMIC_SEQ_CST));
+	uint32_t old = __atomic_fetch_or(reg_word(mmio, offset), htole32(bits), __ATOMIC_SEQ_CST);
+
+	reg_clean(mmio, offset);
+	return le32toh(old);
 }
 
 static uint32_t reg_and(struct virtio_mmio *mmio, unsigned int offset, uint32_t bits)
 {
-	return le32toh(__atomic_fetch_and(reg_word(mmio, offset), htole32(bits), __ATOMIC_SEQ_CST));
+	uint32_t old = __atomic_fetch_and(reg_word(mmio, offset), htole32(bits), __ATOMIC_SEQ_CST);
+
+	reg_clean(mmio, offset);
+	return le32toh(old);
 }
 
 static uint32_t status(struct virtio_mmio *mmio)
@@ -79,22 +90,33 @@ static void show_queue(struct virtio_mmio *mmio)
 	reg_set(mmio, VIRTIO_MMIO_QUEUE_READY, q && q->ready);
 }
 
-/*
- * The words that hold dev->config[offset, offset + len); bytes beyond the config space's length are
- * 0.
- */
-static void show_config(struct virtio_mmio *mmio, unsigned int offset, unsigned int len)
+/* The word of dev->config at @offset; bytes beyond the config space's length are 0. */
+static uint32_t config_word(const struct virtio_dev *dev, unsigned int offset)
 {
-	const struct virtio_dev *dev = mmio->dev;
-	unsigned int i, k;
+	uint32_t v = 0;
 
-	for (i = offset & ~3u; i < offset + len; i += 4) {
-		uint32_t v = 0;
+	for (unsigned int i = 0; i < 4 && offset + i < dev->config_len; i++)
+		v |= (uint32_t)dev->config[offset + i] << 8 * i;
+	return v;
+}
 
-		for (k = i; k < i + 4 && k < dev->config_len; k++)
-			v |= (uint32_t)dev->config[k] << 8 * (k - i);
-		reg_set(mmio, VIRTIO_MMIO_CONFIG + i, v);
+/*
+ * How many words of the page say something else than dev->config; with @show, they no longer do.
+ */
+static unsigned int config_differs(struct virtio_mmio *mmio, bool show)
+{
+	unsigned int nr = 0;
+
+	for (unsigned int i = 0; i < mmio->dev->config_len; i += 4) {
+		uint32_t v = config_word(mmio->dev, i);
+
+		if (reg_get(mmio, VIRTIO_MMIO_CONFIG + i) == v)
+			continue;
+		nr++;
+		if (show)
+			reg_set(mmio, VIRTIO_MMIO_CONFIG + i, v);
 	}
+	return nr;
 }
 
 /* Everything but Status, InterruptStatus and ConfigGeneration. */
@@ -112,7 +134,7 @@ void virtio_mmio_show(struct virtio_mmio *mmio)
 	reg_set(mmio, VIRTIO_MMIO_SHM_BASE_HIGH, UINT32_MAX);
 	show_features(mmio);
 	show_queue(mmio);
-	show_config(mmio, 0, mmio->dev->config_len);
+	config_differs(mmio, true);
 }
 
 static void kick_drain(struct virtio_mmio *mmio, unsigned int q)
@@ -158,16 +180,33 @@ bool virtio_mmio_needs_reset(struct virtio_mmio *mmio)
 	return true;
 }
 
-void virtio_mmio_config_changed(struct virtio_mmio *mmio, unsigned int offset, unsigned int len)
+int virtio_mmio_show_page(struct virtio_mmio *mmio, bool there)
+{
+	int ret;
+
+	if (mmio->page_there == there)
+		return 0;
+	ret = memory_set_slot(mmio->dev->mem, &mmio->page, there);
+	if (!ret)
+		mmio->page_there = there;
+	return ret;
+}
+
+void virtio_mmio_config_changed(struct virtio_mmio *mmio)
 {
 	/*
-	 * Accesses wait for the lock, so the driver sees all of this or nothing, and one step of
-	 * the generation tells it that two of its reads straddle the change. When the page is a
-	 * read-only slot, the slot has to be gone from here to the end.
+	 * Without the page accesses wait for the lock: the driver sees all of this or nothing, and
+	 * one step of the generation tells it that two of its reads straddle the change. One word
+	 * changes at once anyhow, and to take a slot away costs the guest its other pages' mappings.
 	 */
-	show_config(mmio, offset, len);
+	bool away = mmio->page_there && config_differs(mmio, false) > 1 &&
+		    !virtio_mmio_show_page(mmio, false);
+
+	config_differs(mmio, true);
 	reg_set(mmio, VIRTIO_MMIO_CONFIG_GENERATION,
 		reg_get(mmio, VIRTIO_MMIO_CONFIG_GENERATION) + 1);
+	if (away)
+		virtio_mmio_show_page(mmio, true);
 	config_interrupt(mmio);
 }
 
@@ -508,7 +547,7 @@ static void write_config(struct virtio_mmio *mmio, uint64_t offset, const uint8_
 	if (offset >= dev->config_len || len > dev->config_len - offset || !dev->ops->config_write)
 		return;
 	dev->ops->config_write(dev, offset, data, len);
-	show_config(mmio, 0, dev->config_len);
+	config_differs(mmio, true);
 }
 
 void virtio_mmio_access(void *opaque, uint64_t offset, uint8_t *data, unsigned int len, bool write)
@@ -526,19 +565,14 @@ void virtio_mmio_access(void *opaque, uint64_t offset, uint8_t *data, unsigned i
 		return;
 
 	pthread_mutex_lock(&dev->lock);
-	if (offset >= VIRTIO_MMIO_CONFIG) {
-		if (write)
-			write_config(mmio, offset - VIRTIO_MMIO_CONFIG, data, len);
-		else
-			memcpy(data, (const uint8_t *)mmio->reg + offset, len);
+	if (!write) {
+		/* Of any width, as the page has it. */
+		memcpy(data, (const uint8_t *)mmio->reg + offset, len);
+	} else if (offset >= VIRTIO_MMIO_CONFIG) {
+		write_config(mmio, offset - VIRTIO_MMIO_CONFIG, data, len);
 	} else if (len == 4 && offset % 4 == 0) {
-		if (write) {
-			memcpy(&v, data, 4);
-			write_register(mmio, offset, le32toh(v));
-		} else {
-			v = htole32(reg_get(mmio, offset));
-			memcpy(data, &v, 4);
-		}
+		memcpy(&v, data, 4);
+		write_register(mmio, offset, le32toh(v));
 	}
 	pthread_mutex_unlock(&dev->lock);
 }
@@ -570,6 +604,24 @@ static bool shape_ok(const struct virtio_dev *dev)
 	return true;
 }
 
+/* Whole pages of this host, which are no larger than the slots of the machine's map. */
+static int map_page(struct virtio_mmio *mmio)
+{
+	size_t host = (size_t)getpagesize();
+	size_t size = host > VIRTIO_MMIO_PAGE ? host : VIRTIO_MMIO_PAGE;
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int ret;
+
+	if (p == MAP_FAILED) {
+		ret = -errno;
+		log_err("%s: register page: mmap: %s", mmio->dev->ops->name, errno_name(ret));
+		return ret;
+	}
+	mmio->reg = p;
+	mmio->page = (struct memory_region){ .size = size, .hva = p, .readonly = true };
+	return 0;
+}
+
 int virtio_mmio_init(struct virtio_mmio *mmio, struct virtio_dev *dev, struct memory *mem,
 		     struct event_loop *loop, struct irq_line *irq)
 {
@@ -586,8 +638,12 @@ int virtio_mmio_init(struct virtio_mmio *mmio, struct virtio_dev *dev, struct me
 	mmio->irq = irq;
 	mmio->vm_fd = -1;
 	mmio->offered = offered_features(dev);
+	mmio->ack_fd = -1;
 	for (i = 0; i < VIRTIO_MAX_QUEUES; i++)
 		mmio->kick_fd[i] = -1;
+	ret = map_page(mmio);
+	if (ret)
+		return ret;
 	dev->mmio = mmio;
 	dev->mem = mem;
 	dev->loop = loop;
@@ -638,6 +694,8 @@ void virtio_mmio_fini(struct virtio_mmio *mmio)
 			close(mmio->kick_fd[i]);
 		mmio->kick_fd[i] = -1;
 	}
+	munmap(mmio->reg, mmio->page.size);
+	mmio->reg = NULL;
 	dev->mmio = NULL;
 	dev->mem = NULL;
 	dev->loop = NULL;

@@ -2,10 +2,13 @@
 /*
  * The virtio-mmio transport, version 2. Source: VIRTIO 1.2, section 4.2.
  *
- * The registers are an array of words laid out as the guest sees the page, always up to date: a
- * read is a load from the array. That is so that the array can later be mapped into the guest
- * read-only. InterruptStatus bit 0 (used buffer) therefore always reads 1: vhost interrupts without
- * the VMM's knowledge, and the driver looks at the rings only if it is set.
+ * The registers are words of a page laid out as the guest sees it, always up to date. KVM has it as
+ * a read-only memory slot: a read is a load, and no exit. Writes trap, but for those that KVM takes
+ * as a signal to an eventfd: QueueNotify, and InterruptACK of "used buffer". So the VMM never knows
+ * whether that interrupt is acknowledged, nor, with vhost, whether it was raised: InterruptStatus
+ * bit 0 always reads 1, and a driver that finds it set looks at its rings.
+ *
+ * Where KVM has no read-only slots, reads trap and see the same words.
  */
 #ifndef VIRTIO_MMIO_H
 #define VIRTIO_MMIO_H
@@ -13,13 +16,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "vm/event.h"
+#include "vm/memory.h"
 #include "vm/region.h"
 #include "vm/state_file.h"
 #include "virtio/virtio.h"
 
 struct event_loop;
 struct irq_line;
-struct memory;
 struct state_reader;
 struct state_writer;
 struct vm;
@@ -28,7 +31,14 @@ struct vm;
 #define VIRTIO_MMIO_WORDS (VIRTIO_MMIO_PAGE / 4)
 
 struct virtio_mmio {
-	uint32_t reg[VIRTIO_MMIO_WORDS]; /* little-endian words; single words are read and written atomically */
+	/*
+	 * At the start of a page of the host's: VIRTIO_MMIO_WORDS little-endian words, read and
+	 * written one by one, atomically.
+	 */
+	uint32_t *reg;
+	void (*clean)(const void *word); /* arch_cache_clean() */
+	struct memory_region page; /* reg for the guest, and its slot */
+	bool page_there;	   /* the slot is */
 	struct virtio_dev *dev;
 	struct irq_line *irq;
 	uint64_t base;
@@ -40,14 +50,15 @@ struct virtio_mmio {
 	int kick_fd[VIRTIO_MAX_QUEUES];
 	struct event kick[VIRTIO_MAX_QUEUES];
 	bool ioeventfd[VIRTIO_MAX_QUEUES];
+	int ack_fd; /* InterruptACK of "used buffer", which nobody reads; -1: they trap */
 	struct memory_watch watch; /* from attach to detach */
 };
 
 /*
- * Puts @dev at power-on state behind slot @i of @vm: register range on the MMIO bus, one ioeventfd
- * a queue (datamatch = queue index), the line's irqfd. It watches the regions of RAM: one that holds
- * a ring can't be removed (-EBUSY), and for vhost there can be no more than it takes. 0 or -errno;
- * undoes itself.
+ * Puts @dev at power-on state behind slot @i of @vm: register page and its range on the MMIO bus,
+ * ioeventfds for the queues (datamatch = queue index) and InterruptACK, the line's irqfd. It watches
+ * the regions of RAM: one that holds a ring can't be removed (-EBUSY), and for vhost there can be no
+ * more than it takes. 0 or -errno; undoes itself.
  */
 int virtio_mmio_attach(struct virtio_mmio *mmio, struct virtio_dev *dev, struct vm *vm,
 		       unsigned int i);
@@ -114,7 +125,7 @@ bool virtio_mmio_needs_reset(struct virtio_mmio *mmio);
 /* For mmio_state.c alone: the words that show features, the selected queue and dev->config. */
 void virtio_mmio_show(struct virtio_mmio *mmio);
 
-/* For virtio.c alone: @len bytes of dev->config at @offset have changed. dev->lock held. */
-void virtio_mmio_config_changed(struct virtio_mmio *mmio, unsigned int offset, unsigned int len);
+/* For virtio.c alone: dev->config has changed. dev->lock held. */
+void virtio_mmio_config_changed(struct virtio_mmio *mmio);
 
 #endif

@@ -3,21 +3,26 @@
 #include "virtio/mmio.h"
 
 #include <errno.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 #include <linux/virtio_mmio.h>
 #include "arch/arch.h"
+#include "virtio/mmio_regs.h"
+#include "vm/coalesced.h"
 #include "vm/irq.h"
 #include "vm/kvm.h"
 #include "vm/log.h"
 #include "vm/vm.h"
 
-/* KVM takes the driver's write of @q to QueueNotify as a kick, without an exit. */
-static int ioeventfd(struct virtio_mmio *mmio, unsigned int q, uint32_t flags)
+/* KVM takes the driver's write of @value to a register as a signal to @fd, without an exit. */
+static int ioeventfd(struct virtio_mmio *mmio, unsigned int offset, unsigned int value, int fd,
+		     uint32_t flags)
 {
 	struct kvm_ioeventfd arg = {
-		.datamatch = q,
-		.addr = mmio->base + VIRTIO_MMIO_QUEUE_NOTIFY,
+		.datamatch = value,
+		.addr = mmio->base + offset,
 		.len = 4,
-		.fd = mmio->kick_fd[q],
+		.fd = fd,
 		.flags = KVM_IOEVENTFD_FLAG_DATAMATCH | flags,
 	};
 	int ret;
@@ -26,18 +31,85 @@ static int ioeventfd(struct virtio_mmio *mmio, unsigned int q, uint32_t flags)
 		return 0;
 	ret = kvm_ioctl_quiet(mmio->vm_fd, KVM_IOEVENTFD, &arg);
 	if (ret < 0)
-		log_err("%s: queue %u: KVM_IOEVENTFD at %#llx: %s", mmio->dev->ops->name, q,
-			(unsigned long long)arg.addr, errno_name(ret));
+		log_err("%s: KVM_IOEVENTFD at %#llx, value %u: %s", mmio->dev->ops->name,
+			(unsigned long long)arg.addr, value, errno_name(ret));
+	return ret;
+}
+
+/* A write of 1 to InterruptACK changes nothing (mmio.h), so nobody has to read the eventfd. */
+static int take_ack(struct virtio_mmio *mmio)
+{
+	int ret;
+
+	mmio->ack_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (mmio->ack_fd < 0) {
+		ret = -errno;
+		log_err("%s: eventfd: %s: check ulimit -n", mmio->dev->ops->name, errno_name(ret));
+		return ret;
+	}
+	ret = ioeventfd(mmio, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING, mmio->ack_fd, 0);
+	if (ret < 0) {
+		close(mmio->ack_fd);
+		mmio->ack_fd = -1;
+	}
+	return ret;
+}
+
+static int ioeventfds(struct virtio_mmio *mmio)
+{
+	int ret = take_ack(mmio);
+
+	for (unsigned int q = 0; q < mmio->dev->nr_queues && ret >= 0; q++) {
+		ret = ioeventfd(mmio, VIRTIO_MMIO_QUEUE_NOTIFY, q, mmio->kick_fd[q], 0);
+		mmio->ioeventfd[q] = ret >= 0 && mmio->vm_fd >= 0;
+	}
 	return ret;
 }
 
 static void ioeventfds_undo(struct virtio_mmio *mmio)
 {
-	for (unsigned int i = 0; i < mmio->dev->nr_queues; i++) {
-		if (mmio->ioeventfd[i])
-			ioeventfd(mmio, i, KVM_IOEVENTFD_FLAG_DEASSIGN);
-		mmio->ioeventfd[i] = false;
+	for (unsigned int q = 0; q < mmio->dev->nr_queues; q++) {
+		if (mmio->ioeventfd[q])
+			ioeventfd(mmio, VIRTIO_MMIO_QUEUE_NOTIFY, q, mmio->kick_fd[q],
+				  KVM_IOEVENTFD_FLAG_DEASSIGN);
+		mmio->ioeventfd[q] = false;
 	}
+	if (mmio->ack_fd < 0)
+		return;
+	ioeventfd(mmio, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING, mmio->ack_fd,
+		  KVM_IOEVENTFD_FLAG_DEASSIGN);
+	close(mmio->ack_fd);
+	mmio->ack_fd = -1;
+}
+
+/* Slot @i's registers for the guest to read. What fails is said, and then reads trap. */
+static void register_page(struct virtio_mmio *mmio, const struct vm *vm, unsigned int i)
+{
+	if (vm->config.trap_registers)
+		return;
+	if (!kvm_has(vm->fd, KVM_CAP_READONLY_MEM) ||
+	    (vm->mem.max_slots && vm->mem.max_slots <= MEMORY_DEVICE_SLOTS + i)) {
+		log_debug("%s: this KVM has no read-only slot for the registers: reads of them exit",
+			  mmio->dev->ops->name);
+		return;
+	}
+	mmio->clean = arch_cache_clean;
+	mmio->page.gpa = mmio->base;
+	mmio->page.slot = MEMORY_DEVICE_SLOTS + i;
+	virtio_mmio_show_page(mmio, true);
+}
+
+/*
+ * What a driver writes of the features it wants and of where its rings are: no register shows any of
+ * it (4.2.2), and it means nothing before the write to Status or QueueReady that comes behind it,
+ * and that traps. So it is no exit of its own. The selectors change what others show: they are.
+ */
+static void keep_writes(const struct virtio_mmio *mmio, struct vm *vm)
+{
+	coalesced_add(vm, false, mmio->base + VIRTIO_MMIO_DRIVER_FEATURES, 8); /* and its selector */
+	coalesced_add(vm, false, mmio->base + VIRTIO_MMIO_QUEUE_NUM, 4);
+	coalesced_add(vm, false, mmio->base + VIRTIO_MMIO_QUEUE_DESC_LOW,
+		      VIRTIO_MMIO_QUEUE_USED_HIGH + 4 - VIRTIO_MMIO_QUEUE_DESC_LOW);
 }
 
 /*
@@ -61,7 +133,6 @@ int virtio_mmio_attach(struct virtio_mmio *mmio, struct virtio_dev *dev, struct 
 {
 	struct arch_slot slot;
 	struct irq_line *irq;
-	unsigned int q;
 	int ret;
 
 	if (i >= ARCH_MAX_VIRTIO) {
@@ -77,12 +148,9 @@ int virtio_mmio_attach(struct virtio_mmio *mmio, struct virtio_dev *dev, struct 
 		return ret;
 	mmio->base = slot.base;
 	mmio->vm_fd = vm->fd;
-	for (q = 0; q < dev->nr_queues; q++) {
-		ret = ioeventfd(mmio, q, 0);
-		if (ret < 0)
-			goto err;
-		mmio->ioeventfd[q] = mmio->vm_fd >= 0;
-	}
+	ret = ioeventfds(mmio);
+	if (ret < 0)
+		goto err;
 	mmio->watch = (struct memory_watch){ .changed = regions_changed, .opaque = mmio,
 					     .vhost = dev->vhost };
 	ret = region_watch(&vm->mem, &mmio->watch);
@@ -92,6 +160,8 @@ int virtio_mmio_attach(struct virtio_mmio *mmio, struct virtio_dev *dev, struct 
 	ret = bus_add(&vm->mmio, slot.base, slot.size, virtio_mmio_access, mmio, dev->ops->name);
 	if (ret)
 		goto err_watch;
+	register_page(mmio, vm, i);
+	keep_writes(mmio, vm);
 	return 0;
 
 err_watch:
@@ -104,6 +174,7 @@ err:
 
 void virtio_mmio_detach(struct virtio_mmio *mmio)
 {
+	virtio_mmio_show_page(mmio, false);
 	region_unwatch(mmio->dev->mem, &mmio->watch);
 	ioeventfds_undo(mmio);
 	virtio_mmio_fini(mmio);

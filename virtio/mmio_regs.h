@@ -4,6 +4,7 @@
 #define VIRTIO_MMIO_REGS_H
 
 #include <endian.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <linux/virtio_config.h>
 #include "virtio/mmio.h"
@@ -21,6 +22,13 @@ static inline uint32_t *reg_word(struct virtio_mmio *mmio, unsigned int offset)
 	return &mmio->reg[offset / 4];
 }
 
+/* After a change of the word. */
+static inline void reg_clean(const struct virtio_mmio *mmio, unsigned int offset)
+{
+	if (mmio->clean)
+		mmio->clean(&mmio->reg[offset / 4]);
+}
+
 static inline uint32_t reg_get(struct virtio_mmio *mmio, unsigned int offset)
 {
 	return le32toh(__atomic_load_n(reg_word(mmio, offset), __ATOMIC_ACQUIRE));
@@ -29,6 +37,13 @@ static inline uint32_t reg_get(struct virtio_mmio *mmio, unsigned int offset)
 static inline void reg_set(struct virtio_mmio *mmio, unsigned int offset, uint32_t v)
 {
 	__atomic_store_n(reg_word(mmio, offset), htole32(v), __ATOMIC_RELEASE);
+	reg_clean(mmio, offset);
 }
+
+/*
+ * Lets the guest read the page, or makes its reads trap. 0 or -errno; logs. Any thread with
+ * dev->lock, or while nobody else has the device.
+ */
+int virtio_mmio_show_page(struct virtio_mmio *mmio, bool there);
 
 #endif

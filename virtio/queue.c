@@ -342,7 +342,7 @@ void queue_unpop(struct queue *q, uint16_t head)
 	q->last_avail--;
 }
 
-void queue_push(struct queue *q, uint16_t head, uint32_t len)
+void queue_fill(struct queue *q, uint16_t head, uint32_t len)
 {
 	struct vring_used *used = q->used;
 	struct vring_used_elem *elem;
@@ -364,15 +364,28 @@ void queue_push(struct queue *q, uint16_t head, uint32_t len)
 	 */
 	store32(&elem->len, len < q->in_len[head] ? len : q->in_len[head]);
 	q->next_used++;
-	/*
-	 * Release: the buffers and the element before the index (2.7.14); pairs with the read
-	 * barrier in the driver's get_buf.
-	 */
-	store16_release(&used->idx, q->next_used);
 	q->pushed = true;
 	/* All the way round without a decision: "signalled" says nothing any more. */
 	if (q->next_used == q->signalled)
 		q->signalled_valid = false;
+}
+
+void queue_publish(struct queue *q)
+{
+	struct vring_used *used = q->used;
+
+	/*
+	 * Release: the buffers and the element before the index (2.7.14); pairs with the read
+	 * barrier in the driver's get_buf.
+	 */
+	if (q->active && !q->broken)
+		store16_release(&used->idx, q->next_used);
+}
+
+void queue_push(struct queue *q, uint16_t head, uint32_t len)
+{
+	queue_fill(q, head, len);
+	queue_publish(q);
 }
 
 bool queue_wants_interrupt(struct queue *q)

@@ -91,6 +91,13 @@ void queue_unpop(struct queue *q, uint16_t head);
 void queue_push(struct queue *q, uint16_t head, uint32_t len);
 
 /*
+ * The same in two steps, for chains that the driver must find together (VIRTIO 1.2, 5.1.6.4): it
+ * sees all that were filled at once, with queue_publish().
+ */
+void queue_fill(struct queue *q, uint16_t head, uint32_t len);
+void queue_publish(struct queue *q);
+
+/*
  * After a batch of pushes (false without one): must the driver be interrupted? Honours EVENT_IDX
  * and NO_INTERRUPT.
  */

@@ -88,7 +88,7 @@ static void rng_kick(struct virtio_dev *dev, unsigned int q)
 	if (pushed)
 		virtio_signal(dev, 0);
 	if (ret < 0)
-		virtio_broken(dev, "virtio-rng: malformed ring or request");
+		virtio_broken(dev, "malformed ring or request");
 	else if (spent >= KICK_MAX)
 		virtio_kick(dev, 0);
 }

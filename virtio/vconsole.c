@@ -108,7 +108,7 @@ static void tx_run(struct vconsole *vc)
 	if (pushed)
 		virtio_signal(&vc->dev, TX);
 	if (ret < 0)
-		fail(vc, "virtio-console: malformed transmit queue");
+		fail(vc, "malformed transmit queue");
 	else if (chains == TURN_CHAINS || !budget)
 		virtio_kick(&vc->dev, TX);
 }
@@ -154,7 +154,7 @@ static size_t rx_input(void *opaque, const uint8_t *buf, size_t len)
 	if (done)
 		virtio_signal(&vc->dev, RX);
 	if (ret < 0) {
-		fail(vc, "virtio-console: malformed receive queue");
+		fail(vc, "malformed receive queue");
 	} else if (done < len) {
 		vc->rx_wanted = true;
 		if (ret > 0 || chains == TURN_CHAINS)

@@ -32,8 +32,17 @@ void virtio_dev_fini(struct virtio_dev *dev)
 
 void virtio_signal(struct virtio_dev *dev, unsigned int q)
 {
+	virtio_signal_queues(dev, 1u << q);
+}
+
+void virtio_signal_queues(struct virtio_dev *dev, uint32_t queues)
+{
+	bool wanted = false;
+
+	for (unsigned int q = 0; q < dev->nr_queues; q++)
+		wanted |= queues >> q & 1 && queue_wants_interrupt(&dev->vq[q]);
 	/* InterruptStatus bit 0 always reads 1 (mmio.h), so the line is all there is to do. */
-	if (queue_wants_interrupt(&dev->vq[q]))
+	if (wanted)
 		irq_line_pulse(dev->mmio->irq);
 }
 
@@ -47,7 +56,7 @@ void virtio_config_change(struct virtio_dev *dev, unsigned int offset, const voi
 	}
 	memcpy(dev->config + offset, data, len);
 	if (dev->mmio)
-		virtio_mmio_config_changed(dev->mmio, offset, len);
+		virtio_mmio_config_changed(dev->mmio);
 }
 
 void virtio_broken(struct virtio_dev *dev, const char *why)

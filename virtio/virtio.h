@@ -29,7 +29,7 @@ struct state_writer;
 struct virtio_dev;
 struct virtio_mmio;
 
-#define VIRTIO_MAX_QUEUES 8
+#define VIRTIO_MAX_QUEUES 9 /* four pairs of a network interface, and its control queue */
 #define VIRTIO_MAX_CONFIG 256
 
 /* All but config_write, queue_reset, pause, resume, save and load must be there. */
@@ -102,7 +102,8 @@ struct virtio_ops {
 struct virtio_dev {
 	const struct virtio_ops *ops;
 	uint32_t id;	   /* VIRTIO_ID_* */
-	uint64_t features; /* offered, without the transport's own (VERSION_1, INDIRECT_DESC, EVENT_IDX), which the transport adds */
+	/* Offered, without the transport's own, which it adds: VERSION_1, INDIRECT_DESC, EVENT_IDX. */
+	uint64_t features;
 	unsigned int nr_queues;
 	uint16_t queue_max[VIRTIO_MAX_QUEUES]; /* QueueNumMax; 0 means QUEUE_MAX_SIZE */
 	uint32_t own_kicks; /* bit q: the device itself (a thread, vhost) reads queue q's kick eventfd */
@@ -144,6 +145,9 @@ static inline bool virtio_acked(const struct virtio_dev *dev, unsigned int bit)
 /* Used buffers are there: interrupts the driver if the queue wants it. By the queue's user. */
 void virtio_signal(struct virtio_dev *dev, unsigned int q);
 
+/* The same for a bit mask of queues: one interrupt for all of them, since they share the line. */
+void virtio_signal_queues(struct virtio_dev *dev, uint32_t queues);
+
 /*
  * Replaces config bytes as one change: ConfigGeneration moves once, the driver gets a
  * configuration-change interrupt when it runs. dev->lock held.
@@ -152,8 +156,8 @@ void virtio_config_change(struct virtio_dev *dev, unsigned int offset, const voi
 			  unsigned int len);
 
 /*
- * The driver broke the rules: DEVICE_NEEDS_RESET, a configuration-change interrupt, once. Any
- * thread.
+ * The driver broke the rules: DEVICE_NEEDS_RESET, a configuration-change interrupt, once. @why is
+ * logged behind the device's name, rate-limited. Any thread.
  */
 void virtio_broken(struct virtio_dev *dev, const char *why);
 

@@ -113,43 +113,44 @@ int bootfile_bad(const struct bootfile *file, const char *fmt, ...)
 	return -ENOEXEC;
 }
 
+/* What has a magic further in comes first: an EFI stub makes all of them start with MZ. */
+#define PACKED " data: unpack it first"
+#define KINDS(X)										   \
+	X(0x38, "ARM\x64", "a kernel Image for arm64")						   \
+	X(0x38, "RSC\x05", "a kernel Image for RISC-V")						   \
+	X(0x202, "HdrS", "the setup header of a kernel for x86 (bzImage)")			   \
+	X(4, "zimg", "an EFI zboot image, which unpacks itself with the help of a firmware: "	   \
+		     "take the Image or Image.gz of the same build")				   \
+	X(0, "\177ELF", "an ELF file: if it is a vmlinux, take the Image that was made of it")	   \
+	X(0, "\x1f\x8b", "gzip" PACKED)								   \
+	X(0, "\xfd\x37zXZ", "xz" PACKED)							   \
+	X(0, "\x28\xb5\x2f\xfd", "zstd" PACKED)							   \
+	X(0, "\x02\x21\x4c\x18", "lz4" PACKED)							   \
+	X(0, "\x04\x22\x4d\x18", "lz4" PACKED)							   \
+	X(0, "BZh", "bzip2" PACKED)								   \
+	X(0, "\x27\x05\x19\x56", "a U-Boot image: take the kernel out of it")			   \
+	X(0, "\xd0\x0d\xfe\xed", "a device tree or FIT image")					   \
+	X(0, "070701", "a cpio archive: is this the initrd?")					   \
+	X(0, "!<arch", "an archive: a Debian package?")						   \
+	X(0, "MZ", "an EFI program: if it is a unified kernel image, take its .linux section "	   \
+		   "out (objcopy)")
+#define MAGIC(offset, magic, text) { offset, sizeof(magic) - 1, magic },
+#define TEXT(offset, magic, text)  text "\0"
+
 const char *bootfile_kind(const void *head, size_t len)
 {
-	/* What has a magic further in comes first: an EFI stub makes all of them start with MZ. */
 	static const struct {
 		uint16_t offset;
 		uint8_t len;
 		char magic[7];
-		const char *kind;
-	} kinds[] = {
-		{ 0x38, 4, "ARM\x64", "a kernel Image for arm64" },
-		{ 0x38, 4, "RSC\x05", "a kernel Image for RISC-V" },
-		{ 0x202, 4, "HdrS", "the setup header of a kernel for x86 (bzImage)" },
-		{ 4, 4, "zimg",
-		  "an EFI zboot image, which unpacks itself with the help of a firmware: take the "
-		  "Image or Image.gz of the same build" },
-		{ 0, 4, "\177ELF",
-		  "an ELF file: if it is a vmlinux, take the Image that was made of it" },
-		{ 0, 2, "\x1f\x8b", "gzip data: unpack it first" },
-		{ 0, 6, "\xfd\x37zXZ", "xz data: unpack it first" },
-		{ 0, 4, "\x28\xb5\x2f\xfd", "zstd data: unpack it first" },
-		{ 0, 4, "\x02\x21\x4c\x18", "lz4 data: unpack it first" },
-		{ 0, 4, "\x04\x22\x4d\x18", "lz4 data: unpack it first" },
-		{ 0, 3, "BZh", "bzip2 data: unpack it first" },
-		{ 0, 4, "\x27\x05\x19\x56", "a U-Boot image: take the kernel out of it" },
-		{ 0, 4, "\xd0\x0d\xfe\xed", "a device tree or FIT image" },
-		{ 0, 6, "070701", "a cpio archive: is this the initrd?" },
-		{ 0, 6, "!<arch", "an archive: a Debian package?" },
-		{ 0, 2, "MZ",
-		  "an EFI program: if it is a unified kernel image, take its .linux section out "
-		  "(objcopy)" },
-	};
-	const char *p = head;
-	unsigned int i;
+	} kinds[] = { KINDS(MAGIC) };
+	const char *p = head, *text = KINDS(TEXT);
 
-	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+	for (unsigned int i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
 		if (len >= kinds[i].offset + kinds[i].len &&
 		    !memcmp(p + kinds[i].offset, kinds[i].magic, kinds[i].len))
-			return kinds[i].kind;
+			return text;
+		text += strlen(text) + 1;
+	}
 	return NULL;
 }

@@ -15,13 +15,14 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
 #include "vm/event.h"
 #include "vm/log.h"
 #include "vm/terminal.h"
+#include "vm/thread.h"
+#include "vm/unix_socket.h"
 
 #define MAX_SINKS  8
 #define INPUT_BUF  4096
@@ -33,7 +34,6 @@
 #define LOOK_MS	   500	/* how often to look for what nothing tells: see out_take_over() */
 #define CLOSE_MS   1000 /* for the thread to leave a write */
 #define CLOSE_WAITS 20
-#define STACK_SIZE  65536
 
 /* What the loop's thread is asked to do; bits of struct console's todo. */
 #define TODO_INPUT 1u /* offer input again, or look at it for the first time */
@@ -52,9 +52,7 @@ struct console {
 	enum console_kind kind;
 	struct event_loop *loop;
 	char *spec;
-	char *path; /* of the socket: to be removed */
-	dev_t path_dev;
-	ino_t path_ino;
+	struct unix_socket file; /* to be removed */
 
 	pthread_mutex_t lock;
 	pthread_cond_t progress; /* the writer wrote, or left; CLOCK_MONOTONIC */
@@ -919,66 +917,13 @@ static int open_pty(struct console *c)
 	return ret;
 }
 
-/* True when the socket at @addr's path was left behind by a dead process; then it is removed. */
-static bool remove_stale(const struct sockaddr_un *addr)
-{
-	struct stat st;
-	bool stale;
-	int fd;
-
-	if (lstat(addr->sun_path, &st) || !S_ISSOCK(st.st_mode))
-		return false;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return false;
-	stale = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) && errno == ECONNREFUSED;
-	close(fd);
-	return stale && !unlink(addr->sun_path);
-}
-
 static int open_unix(struct console *c, const char *path)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	struct stat st;
-	int fd, ret;
+	int ret = unix_socket_listen(&c->file, "console unix=", path, 4);
 
-	if (!*path || strlen(path) >= sizeof(addr.sun_path)) {
-		log_err("console %s: ENAMETOOLONG: a socket's path has 1 to %zu bytes", c->spec,
-			sizeof(addr.sun_path) - 1);
-		return -ENAMETOOLONG;
-	}
-	strcpy(addr.sun_path, path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0) {
-		ret = -errno;
-		log_err("console %s: socket: %s: check CONFIG_UNIX of the host's kernel", c->spec,
-			errno_name(ret));
+	if (ret < 0)
 		return ret;
-	}
-	c->listen.fd = fd;
-	/* bind() gives the file the socket's mode: at no moment may others connect. */
-	fchmod(fd, 0600);
-	ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) ? -errno : 0;
-	if (ret == -EADDRINUSE && remove_stale(&addr))
-		ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) ? -errno : 0;
-	if (ret) {
-		log_err("console %s: bind: %s: check that nobody listens there, that no other file is in "
-			"the way, and that its folder can be written to",
-			c->spec, errno_name(ret));
-		return ret;
-	}
-	c->path = strdup(path);
-	if (!c->path)
-		return -ENOMEM;
-	if (!lstat(path, &st)) {
-		c->path_dev = st.st_dev;
-		c->path_ino = st.st_ino;
-	}
-	if (listen(fd, 4)) {
-		ret = -errno;
-		log_err("console %s: listen: %s", c->spec, errno_name(ret));
-		return ret;
-	}
+	c->listen.fd = ret;
 	ret = event_add(c->loop, &c->listen, EPOLLIN | EPOLLONESHOT);
 	if (ret)
 		log_err("console %s: epoll_ctl: %s", c->spec, errno_name(ret));
@@ -987,17 +932,8 @@ static int open_unix(struct console *c, const char *path)
 
 static int start_writer(struct console *c)
 {
-	pthread_attr_t attr;
-	sigset_t all, old;
-	int ret;
+	int ret = thread_start(&c->writer, "console", writer_thread, c);
 
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = -pthread_create(&c->writer, &attr, writer_thread, c);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
 	if (ret)
 		log_err("console %s: thread: %s", c->spec, errno_name(ret));
 	c->started = !ret;
@@ -1134,15 +1070,6 @@ static bool stop_writer(struct console *c, unsigned int drain_ms)
 	return exited;
 }
 
-static void remove_socket(struct console *c)
-{
-	struct stat st;
-
-	/* Only the one made here: somebody may have put another in its place. */
-	if (c->path && !lstat(c->path, &st) && st.st_dev == c->path_dev && st.st_ino == c->path_ino)
-		unlink(c->path);
-}
-
 void console_close(struct console *c, unsigned int drain_ms)
 {
 	bool exited;
@@ -1156,7 +1083,7 @@ void console_close(struct console *c, unsigned int drain_ms)
 	event_del(c->loop, &c->wake);
 	event_del(c->loop, &c->in);
 	event_del(c->loop, &c->listen);
-	remove_socket(c);
+	unix_socket_remove(&c->file);
 	if (c->listen.fd >= 0)
 		close(c->listen.fd);
 	if (c->in.fd >= 0)
@@ -1178,7 +1105,6 @@ void console_close(struct console *c, unsigned int drain_ms)
 	pthread_cond_destroy(&c->progress);
 	pthread_mutex_destroy(&c->lock);
 	free(c->ring);
-	free(c->path);
 	free(c->spec);
 	free(c);
 }

@@ -20,7 +20,7 @@ const struct kvm_cap kvm_caps[] = {
 	KVM_CAP_ROW(IOEVENTFD, true, "queue notifications by eventfd"),
 	KVM_CAP_ROW(IMMEDIATE_EXIT, true, "stopping a vCPU without losing a kick"),
 	KVM_CAP_ROW(MP_STATE, true, "secondary CPUs"),
-	KVM_CAP_ROW(READONLY_MEM, false, "read-only memory slots"),
+	KVM_CAP_ROW(READONLY_MEM, false, "read-only memory, and virtio's registers without exits"),
 	KVM_CAP_ROW(IRQFD_RESAMPLE, false, "level-triggered interrupts by eventfd"),
 	{ 0 },
 };
@@ -79,15 +79,11 @@ static int check_caps(int fd, const struct kvm_cap *cap)
 {
 	int missing = 0;
 
-	for (; cap->name; cap++) {
+	for (; cap->text; cap++) {
 		if (kvm_has(fd, cap->cap))
 			continue;
-		if (cap->required) {
-			log_err("/dev/kvm: %s is missing, needed for: %s", cap->name, cap->use);
-			missing++;
-		} else {
-			log_debug("/dev/kvm: %s is missing: %s", cap->name, cap->use);
-		}
+		log_line(cap->required ? LOG_ERROR : LOG_DEBUG, "/dev/kvm: it lacks KVM_CAP_%s", cap->text);
+		missing += cap->required;
 	}
 	return missing ? -EOPNOTSUPP : 0;
 }

@@ -18,13 +18,12 @@ struct kvm {
 
 /* A row of the table of capabilities that vinit asks about. */
 struct kvm_cap {
+	const char *text; /* behind KVM_CAP_, and what is lost without it: "IRQFD: interrupts ..." */
 	int cap;
-	const char *name; /* "KVM_CAP_IRQFD" */
 	bool required;
-	const char *use; /* what is lost without it, in words for the user */
 };
 
-#define KVM_CAP_ROW(c, req, u) { .cap = KVM_CAP_##c, .name = "KVM_CAP_" #c, .required = req, .use = u }
+#define KVM_CAP_ROW(c, req, use) { .text = #c ": " use, .cap = KVM_CAP_##c, .required = req }
 
 /*
  * ioctl(@fd, @request, @arg), EINTR not retried. Returns what the kernel returned (>= 0) or -errno.
@@ -69,7 +68,7 @@ void kvm_close(struct kvm *kvm);
 /* KVM_CHECK_EXTENSION: 0 when absent, else the capability's value. @fd: /dev/kvm or a VM. */
 int kvm_has(int fd, int cap);
 
-/* The table of generic capabilities, ended by a NULL name. */
+/* The table of generic capabilities, ended by a NULL text. */
 extern const struct kvm_cap kvm_caps[];
 
 /*

@@ -16,9 +16,12 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,6 +31,97 @@ _Static_assert(sizeof(long) == 8 && sizeof(long long) == 8 && sizeof(size_t) == 
 
 /* The compiler makes calls of these by itself, of printf() say, when what is unused was dropped. */
 #define KEPT __attribute__((used))
+
+/* --- words ---------------------------------------------------------------------------------- */
+
+/* A byte at a time: the C library's take words of 8, which nothing here is long enough for. */
+KEPT void *memchr(const void *p, int c, size_t len)
+{
+	const unsigned char *s = p;
+
+	for (; len && *s != (unsigned char)c; len--)
+		s++;
+	return len ? (void *)s : NULL;
+}
+
+KEPT char *strchrnul(const char *s, int c)
+{
+	while (*s && *s != (char)c)
+		s++;
+	return (char *)s;
+}
+
+KEPT char *strchr(const char *s, int c)
+{
+	char *at = strchrnul(s, c);
+
+	return *at == (char)c ? at : NULL;
+}
+
+static size_t span(const char *s, const char *set, bool in)
+{
+	size_t n = 0;
+
+	while (s[n] && !strchr(set, s[n]) != in)
+		n++;
+	return n;
+}
+
+KEPT size_t strspn(const char *s, const char *set)
+{
+	return span(s, set, true);
+}
+
+KEPT size_t strcspn(const char *s, const char *set)
+{
+	return span(s, set, false);
+}
+
+static int lower(char c)
+{
+	return c >= 'A' && c <= 'Z' ? c | 32 : (unsigned char)c;
+}
+
+KEPT int strncasecmp(const char *a, const char *b, size_t len)
+{
+	for (; len && *a && lower(*a) == lower(*b); len--) {
+		a++;
+		b++;
+	}
+	return len ? lower(*a) - lower(*b) : 0;
+}
+
+KEPT int strcasecmp(const char *a, const char *b)
+{
+	return strncasecmp(a, b, PTRDIFF_MAX);
+}
+
+KEPT char *strcpy(char *to, const char *from)
+{
+	return memcpy(to, from, strlen(from) + 1);
+}
+
+KEPT char *strstr(const char *s, const char *word)
+{
+	size_t len = strlen(word);
+
+	while (strncmp(s, word, len)) {
+		if (!*s++)
+			return NULL;
+	}
+	return (char *)s;
+}
+
+char *getenv(const char *name)
+{
+	size_t len = strlen(name);
+
+	for (char **e = environ; e && *e; e++) {
+		if (!strncmp(*e, name, len) && (*e)[len] == '=')
+			return *e + len + 1;
+	}
+	return NULL;
+}
 
 /* --- printf() and its kind ------------------------------------------------------------------ */
 
@@ -260,7 +354,7 @@ KEPT int putchar(int c)
 	return dprintf(STDOUT_FILENO, "%c", c);
 }
 
-/* --- numbers and words ---------------------------------------------------------------------- */
+/* --- numbers -------------------------------------------------------------------------------- */
 
 static unsigned int digit(char c)
 {
@@ -296,15 +390,34 @@ KEPT unsigned long long strtoull(const char *s, char **end, int base)
 	return n;
 }
 
-KEPT char *strstr(const char *s, const char *word)
-{
-	size_t len = strlen(word);
+/* --- time ----------------------------------------------------------------------------------- */
 
-	while (strncmp(s, word, len)) {
-		if (!*s++)
-			return NULL;
-	}
-	return (char *)s;
+static int year_days(int year)
+{
+	return year % 4 || (year % 100 == 0 && year % 400) ? 365 : 366;
+}
+
+static int month_days(int month, int year)
+{
+	return month == 1 ? year_days(year) - 337 : 30 + !(month % 7 % 2);
+}
+
+/* From 1970 on. */
+struct tm *gmtime_r(const time_t *t, struct tm *tm)
+{
+	long days = *t / 86400, second = *t % 86400;
+
+	*tm = (struct tm){ .tm_wday = (int)((days + 4) % 7), .tm_year = 70 };
+	tm->tm_hour = (int)(second / 3600);
+	tm->tm_min = (int)(second / 60 % 60);
+	tm->tm_sec = (int)(second % 60);
+	for (; days >= year_days(tm->tm_year + 1900); tm->tm_year++)
+		days -= year_days(tm->tm_year + 1900);
+	tm->tm_yday = (int)days;
+	for (; days >= month_days(tm->tm_mon, tm->tm_year + 1900); tm->tm_mon++)
+		days -= month_days(tm->tm_mon, tm->tm_year + 1900);
+	tm->tm_mday = (int)days + 1;
+	return tm;
 }
 
 /* --- files ---------------------------------------------------------------------------------- */
@@ -325,6 +438,66 @@ KEPT char *realpath(const char *path, char *out)
 		return NULL;
 	whole[n] = '\0';
 	return out ? strcpy(out, whole) : strdup(whole);
+}
+
+/*
+ * The kernel's calls and nothing else. The C library's know ways around kernels that lack them,
+ * all older than any that runs a guest here, and structures that differ on machines of 32 bits.
+ */
+KEPT int fcntl(int fd, int cmd, ...)
+{
+	unsigned long arg;
+	va_list ap;
+
+	va_start(ap, cmd);
+	arg = va_arg(ap, unsigned long);
+	va_end(ap);
+	return (int)syscall(SYS_fcntl, fd, cmd, arg);
+}
+
+KEPT int fstatat(int dir, const char *path, struct stat *st, int flags)
+{
+	return (int)syscall(SYS_newfstatat, dir, path, st, flags);
+}
+
+KEPT int stat(const char *path, struct stat *st)
+{
+	return fstatat(AT_FDCWD, path, st, 0);
+}
+
+KEPT int lstat(const char *path, struct stat *st)
+{
+	return fstatat(AT_FDCWD, path, st, AT_SYMLINK_NOFOLLOW);
+}
+
+KEPT int fstat(int fd, struct stat *st)
+{
+	return (int)syscall(SYS_fstat, fd, st);
+}
+
+KEPT int fchmod(int fd, mode_t mode)
+{
+	return (int)syscall(SYS_fchmod, fd, mode);
+}
+
+KEPT int dup3(int fd, int to, int flags)
+{
+	return (int)syscall(SYS_dup3, fd, to, flags);
+}
+
+KEPT int socket(int family, int type, int protocol)
+{
+	return (int)syscall(SYS_socket, family, type, protocol);
+}
+
+KEPT int accept4(int fd, struct sockaddr *from, socklen_t *len, int flags)
+{
+	return (int)syscall(SYS_accept4, fd, from, len, flags);
+}
+
+KEPT int fexecve(int fd, char *const argv[], char *const env[])
+{
+	return (int)syscall(SYS_execveat, fd, "", argv, env, AT_EMPTY_PATH);
 }
 
 /* --- locks ---------------------------------------------------------------------------------- */

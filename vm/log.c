@@ -199,88 +199,33 @@ int log_refuse(char why[LOG_SENTENCE], int err, const char *fmt, ...)
 	return err;
 }
 
+/* By number and by name, in one order. */
+#define ERRNOS(X)										   \
+	X(EPERM) X(ENOENT) X(ESRCH) X(EINTR) X(EIO) X(ENXIO) X(E2BIG) X(ENOEXEC) X(EBADF)	   \
+	X(ECHILD) X(EAGAIN) X(ENOMEM) X(EACCES) X(EFAULT) X(ENOTBLK) X(EBUSY) X(EEXIST)		   \
+	X(EXDEV) X(ENODEV) X(ENOTDIR) X(EISDIR) X(EINVAL) X(ENFILE) X(EMFILE) X(ENOTTY)		   \
+	X(ETXTBSY) X(EFBIG) X(ENOSPC) X(ESPIPE) X(EROFS) X(EMLINK) X(EPIPE) X(EDOM)		   \
+	X(ERANGE) X(EDEADLK) X(ENAMETOOLONG) X(ENOSYS) X(ENOTEMPTY) X(ELOOP) X(EPROTO)		   \
+	X(EBADMSG) X(ENODATA) X(ETIME) X(ENOTUNIQ) X(EUSERS) X(ENOLCK) X(EOVERFLOW)		   \
+	X(EILSEQ) X(ENOTSOCK) X(EMSGSIZE) X(EPROTONOSUPPORT) X(EOPNOTSUPP)			   \
+	X(EAFNOSUPPORT) X(EADDRINUSE) X(EADDRNOTAVAIL) X(ENETDOWN) X(ENETUNREACH)		   \
+	X(ECONNABORTED) X(ECONNRESET) X(ENOBUFS) X(EISCONN) X(ENOTCONN) X(ETIMEDOUT)		   \
+	X(ECONNREFUSED) X(EHOSTUNREACH) X(EALREADY) X(EINPROGRESS) X(ESTALE) X(EDQUOT)		   \
+	X(ENOMEDIUM) X(ECANCELED) X(EKEYREJECTED) X(EBADFD) X(EPROTOTYPE)
+#define NUMBER(name) name,
+#define NAME(name)   #name "\0"
+
 const char *errno_name(int err)
 {
-#define E(name)                                                                                    \
-	case name:                                                                                 \
-		return #name
-	switch (err < 0 ? -err : err) {
-		E(EPERM);
-		E(ENOENT);
-		E(ESRCH);
-		E(EINTR);
-		E(EIO);
-		E(ENXIO);
-		E(E2BIG);
-		E(ENOEXEC);
-		E(EBADF);
-		E(ECHILD);
-		E(EAGAIN);
-		E(ENOMEM);
-		E(EACCES);
-		E(EFAULT);
-		E(ENOTBLK);
-		E(EBUSY);
-		E(EEXIST);
-		E(EXDEV);
-		E(ENODEV);
-		E(ENOTDIR);
-		E(EISDIR);
-		E(EINVAL);
-		E(ENFILE);
-		E(EMFILE);
-		E(ENOTTY);
-		E(ETXTBSY);
-		E(EFBIG);
-		E(ENOSPC);
-		E(ESPIPE);
-		E(EROFS);
-		E(EMLINK);
-		E(EPIPE);
-		E(EDOM);
-		E(ERANGE);
-		E(EDEADLK);
-		E(ENAMETOOLONG);
-		E(ENOSYS);
-		E(ENOTEMPTY);
-		E(ELOOP);
-		E(EPROTO);
-		E(EBADMSG);
-		E(ENODATA);
-		E(ETIME);
-		E(ENOTUNIQ);
-		E(EUSERS);
-		E(ENOLCK);
-		E(EOVERFLOW);
-		E(EILSEQ);
-		E(ENOTSOCK);
-		E(EMSGSIZE);
-		E(EPROTONOSUPPORT);
-		E(EOPNOTSUPP);
-		E(EAFNOSUPPORT);
-		E(EADDRINUSE);
-		E(EADDRNOTAVAIL);
-		E(ENETDOWN);
-		E(ENETUNREACH);
-		E(ECONNABORTED);
-		E(ECONNRESET);
-		E(ENOBUFS);
-		E(EISCONN);
-		E(ENOTCONN);
-		E(ETIMEDOUT);
-		E(ECONNREFUSED);
-		E(EHOSTUNREACH);
-		E(EALREADY);
-		E(EINPROGRESS);
-		E(ESTALE);
-		E(EDQUOT);
-		E(ENOMEDIUM);
-		E(ECANCELED);
-		E(EKEYREJECTED);
-	case 0:
-		return "no error";
-	default:
-		return "an errno without a name here";
-	}
-#undef E
+	static const uint8_t numbers[] = { ERRNOS(NUMBER) };
+	const char *name = "no error\0" ERRNOS(NAME) "an errno without a name here";
+
+	if (err < 0)
+		err = -err;
+	if (!err)
+		return name;
+	name += strlen(name) + 1;
+	for (unsigned int i = 0; i < sizeof(numbers) && numbers[i] != err; i++)
+		name += strlen(name) + 1;
+	return name;
 }

@@ -22,6 +22,9 @@
 #define MEMORY_MAX_REGIONS   256 /* of RAM and read-only ones together */
 #define MEMORY_VHOST_REGIONS 64	 /* vhost takes no more: E2BIG */
 
+/* KVM's slots from here on are no regions: devices' register pages (virtio/mmio_attach.c). */
+#define MEMORY_DEVICE_SLOTS MEMORY_MAX_REGIONS
+
 struct memory_region {
 	uint64_t gpa;
 	uint64_t size; /* bytes, a multiple of the host's page size */

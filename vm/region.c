@@ -4,15 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "vm/dirty.h"
 #include "vm/log.h"
-
-/* "memory at 0x100000000, 0x200000 bytes" */
-#define AT	 "memory at %#" PRIx64 ", %#" PRIx64 " bytes: "
-#define AT_OF(r) (r)->gpa, (r)->size
 
 static bool has_vhost(const struct memory *mem)
 {
@@ -72,6 +70,18 @@ static void tell_undone(const struct memory *mem, const struct memory_watch *ref
 	}
 }
 
+int region_refuse(const struct region_spec *spec, char *why, int err, const char *fmt, ...)
+{
+	char text[LOG_SENTENCE];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	return log_refuse(why, err, "memory at %#" PRIx64 ", %#" PRIx64 " bytes: %s", spec->gpa, spec->size,
+			  text);
+}
+
 /* All that is wrong without a look at the file or KVM. */
 static int check_place(const struct memory *mem, const struct region_spec *spec, char *why)
 {
@@ -79,19 +89,22 @@ static int check_place(const struct memory *mem, const struct region_spec *spec,
 	const struct memory_region *other;
 
 	if (!spec->size)
-		return log_refuse(why, -EINVAL, AT "it is empty", AT_OF(spec));
+		return region_refuse(spec, why, -EINVAL, "it is empty");
 	if ((spec->gpa | spec->size | spec->offset) & (page - 1))
-		return log_refuse(why, -EINVAL, AT "address, size and offset must be multiples of this "
-				  "host's page, %" PRIu64 " bytes", AT_OF(spec), page);
+		return region_refuse(spec, why, -EINVAL,
+				     "address, size and offset must be multiples of this host's "
+				     "page, %" PRIu64 " bytes",
+				     page);
 	if (spec->gpa + (spec->size - 1) < spec->gpa)
-		return log_refuse(why, -EINVAL, AT "it goes beyond the last address", AT_OF(spec));
+		return region_refuse(spec, why, -EINVAL, "it goes beyond the last address");
 	if (spec->shared && (!spec->path || spec->readonly))
-		return log_refuse(why, -EINVAL, AT "only RAM from a file can be shared", AT_OF(spec));
+		return region_refuse(spec, why, -EINVAL, "only RAM from a file can be shared");
 	other = memory_overlap(mem, spec->gpa, spec->size);
 	if (other)
-		return log_refuse(why, -EEXIST, AT "it overlaps %s at %#" PRIx64 ", %#" PRIx64 " bytes",
-				  AT_OF(spec), other->added ? "the region" : "the machine's main RAM",
-				  AT_OF(other));
+		return region_refuse(spec, why, -EEXIST,
+				     "it overlaps %s at %#" PRIx64 ", %#" PRIx64 " bytes",
+				     other->added ? "the region" : "the machine's main RAM", other->gpa,
+				     other->size);
 	return 0;
 }
 
@@ -100,15 +113,18 @@ static int check_room(const struct memory *mem, const struct region_spec *spec, 
 	unsigned int nr = mem->nr;
 
 	if (!spec->readonly && nr >= MEMORY_VHOST_REGIONS && has_vhost(mem))
-		return log_refuse(why, -E2BIG, AT "there are %u regions of RAM, and vhost takes no more "
-				  "than %d", AT_OF(spec), nr, MEMORY_VHOST_REGIONS);
+		return region_refuse(spec, why, -E2BIG,
+				     "there are %u regions of RAM, and vhost takes no more than %d",
+				     nr, MEMORY_VHOST_REGIONS);
 	/* Of both kinds: a snapshot has no room for more. */
 	if (mem->nr + mem->nr_rom >= MEMORY_MAX_REGIONS)
-		return log_refuse(why, -ENOSPC, AT "there are %u regions, the most that there can be",
-				  AT_OF(spec), mem->nr + mem->nr_rom);
+		return region_refuse(spec, why, -ENOSPC,
+				     "there are %u regions, the most that there can be",
+				     mem->nr + mem->nr_rom);
 	if (mem->max_slots && memory_free_slot(mem) >= mem->max_slots)
-		return log_refuse(why, -ENOSPC, AT "this host's KVM has %u memory slots, and all are taken",
-				  AT_OF(spec), mem->max_slots);
+		return region_refuse(spec, why, -ENOSPC,
+				     "this host's KVM has %u memory slots, and all are taken",
+				     mem->max_slots);
 	return 0;
 }
 
@@ -121,20 +137,21 @@ static int map_fd(const struct region_spec *spec, int fd, uint8_t **hva, char *w
 
 	if (fstat(fd, &st) < 0) {
 		ret = -errno;
-		return log_refuse(why, ret, AT "%s: fstat: %s", AT_OF(spec), spec->path, errno_name(ret));
+		return region_refuse(spec, why, ret, "%s: fstat: %s", spec->path, errno_name(ret));
 	}
 	if (!S_ISREG(st.st_mode))
-		return log_refuse(why, -EINVAL, AT "%s: EINVAL: not a regular file", AT_OF(spec),
-				  spec->path);
+		return region_refuse(spec, why, -EINVAL,
+				     "%s: EINVAL: not a regular file", spec->path);
 	/* A page that the file does not have is a SIGBUS when it is touched. */
 	if (spec->offset > (uint64_t)st.st_size || spec->size > (uint64_t)st.st_size - spec->offset)
-		return log_refuse(why, -EINVAL, AT "%s has %lld bytes, too few for that from %#" PRIx64,
-				  AT_OF(spec), spec->path, (long long)st.st_size, spec->offset);
+		return region_refuse(spec, why, -EINVAL,
+				     "%s has %lld bytes, too few for that from %#" PRIx64,
+				     spec->path, (long long)st.st_size, spec->offset);
 	*hva = mmap(NULL, spec->size, prot, spec->shared ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE, fd,
 		    (off_t)spec->offset);
 	if (*hva == MAP_FAILED) {
 		ret = -errno;
-		return log_refuse(why, ret, AT "%s: mmap: %s", AT_OF(spec), spec->path, errno_name(ret));
+		return region_refuse(spec, why, ret, "%s: mmap: %s", spec->path, errno_name(ret));
 	}
 	return 0;
 }
@@ -147,7 +164,7 @@ static int map_file(const struct region_spec *spec, uint8_t **hva, char *why)
 
 	if (fd < 0) {
 		ret = -errno;
-		return log_refuse(why, ret, AT "%s: %s", AT_OF(spec), spec->path, errno_name(ret));
+		return region_refuse(spec, why, ret, "%s: %s", spec->path, errno_name(ret));
 	}
 	ret = map_fd(spec, fd, hva, why);
 	close(fd);
@@ -163,8 +180,9 @@ static int map_region(const struct region_spec *spec, uint8_t **hva, char *why)
 	*hva = memory_map_anon(spec->size);
 	if (!*hva) {
 		ret = -errno;
-		return log_refuse(why, ret, AT "mmap: %s: check ulimit -v and vm.overcommit_memory",
-				  AT_OF(spec), errno_name(ret));
+		return region_refuse(spec, why, ret,
+				     "mmap: %s: check ulimit -v and vm.overcommit_memory",
+				     errno_name(ret));
 	}
 	if (spec->readonly)
 		mprotect(*hva, spec->size, PROT_READ);
@@ -195,19 +213,19 @@ int region_add(struct memory *mem, const struct region_spec *spec, uint32_t *slo
 	region.slot = memory_free_slot(mem);
 	ret = dirty_region_add(mem, &region);
 	if (ret) {
-		log_refuse(why, ret, AT "dirty log: %s", AT_OF(spec), errno_name(ret));
+		region_refuse(spec, why, ret, "dirty log: %s", errno_name(ret));
 		goto err_unmap;
 	}
 	ret = memory_set_slot(mem, &region, true);
 	if (ret) {
-		log_refuse(why, ret, AT "KVM refuses it: %s", AT_OF(spec), errno_name(ret));
+		region_refuse(spec, why, ret, "KVM refuses it: %s", errno_name(ret));
 		goto err_dirty;
 	}
 	memory_insert(mem, &region);
 	/* Read-only regions are nobody's but the guest's. */
 	ret = spec->readonly ? 0 : tell_watches(mem, &refused);
 	if (ret) {
-		log_refuse(why, ret, AT "a device refuses it: %s", AT_OF(spec), errno_name(ret));
+		region_refuse(spec, why, ret, "a device refuses it: %s", errno_name(ret));
 		goto err_slot;
 	}
 	*slot = region.slot;
@@ -242,6 +260,7 @@ int region_remove(struct memory *mem, uint32_t slot, char why[LOG_SENTENCE])
 	const struct memory_region *found = find(mem, slot);
 	struct memory_watch *refused = NULL;
 	struct memory_region region;
+	struct region_spec at;
 	int ret;
 
 	if (!found)
@@ -250,17 +269,18 @@ int region_remove(struct memory *mem, uint32_t slot, char why[LOG_SENTENCE])
 		return log_refuse(why, -EPERM, "memory: slot %u is the machine's main RAM, which stays",
 				  slot);
 	region = *found;
+	at = (struct region_spec){ .gpa = region.gpa, .size = region.size };
 	memory_take_out(mem, slot);
 	ret = region.readonly ? 0 : tell_watches(mem, &refused);
 	if (ret) {
-		log_refuse(why, ret, AT "a device still needs it: %s", AT_OF(&region), errno_name(ret));
+		region_refuse(&at, why, ret, "a device still needs it: %s", errno_name(ret));
 		memory_insert(mem, &region);
 		tell_undone(mem, refused);
 		return ret;
 	}
 	ret = memory_set_slot(mem, &region, false);
 	if (ret) {
-		log_refuse(why, ret, AT "KVM does not let it go: %s", AT_OF(&region), errno_name(ret));
+		region_refuse(&at, why, ret, "KVM does not let it go: %s", errno_name(ret));
 		memory_insert(mem, &region);
 		if (!region.readonly)
 			tell_undone(mem, NULL);

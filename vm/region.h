@@ -53,6 +53,10 @@ struct region_spec {
 	bool shared;	 /* the guest's writes go to the file; else nobody else sees them */
 };
 
+/* log_refuse() of what is to be at @spec's place: "memory at 0x100000000, 0x200000 bytes: ...". */
+int region_refuse(const struct region_spec *spec, char *why, int err, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+
 /*
  * Adds a region, which gets the lowest free slot of KVM's. 0, and the slot in *@slot, which names
  * the region from now on; or -errno, and the reason as a sentence in @why (may be NULL), which is

@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <termios.h>
 #include <unistd.h>
 #include "vm/log.h"
@@ -45,6 +44,12 @@ void terminal_restore(void)
 	    terminal_is_ours())
 		tcsetattr(terminal.fd, TCSANOW, &terminal.saved);
 	errno = saved;
+}
+
+/* At exit(). Not atexit(): the C library's list of such calls takes its whole malloc() along. */
+__attribute__((destructor)) static void restore_at_exit(void)
+{
+	terminal_restore();
 }
 
 bool terminal_set_raw(void)
@@ -87,7 +92,7 @@ static void on_fatal_signal(int sig, siginfo_t *info, void *context)
 	 * where it happened; what somebody sent has to be sent again.
 	 */
 	if (info->si_code <= 0 || (sig != SIGSEGV && sig != SIGILL && sig != SIGFPE))
-		raise(sig);
+		pthread_kill(pthread_self(), sig);
 }
 
 static const int fatal_signals[] = {
@@ -135,8 +140,6 @@ bool terminal_claim(void)
 
 bool terminal_open(int fd, int wake_fd)
 {
-	static atomic_bool at_exit;
-
 	terminal.fd = fd;
 	if (tcgetattr(fd, &terminal.saved))
 		return true; /* no mode to change */
@@ -147,8 +150,6 @@ bool terminal_open(int fd, int wake_fd)
 	atomic_store(&terminal.signals, 0);
 	atomic_store(&terminal.wake_fd, wake_fd);
 	atomic_store(&terminal.active, true);
-	if (!atomic_exchange(&at_exit, true))
-		atexit(terminal_restore);
 	signals_hook();
 	return terminal_set_raw();
 }

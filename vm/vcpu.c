@@ -9,11 +9,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include "arch/arch.h"
+#include "vm/boot_timer.h"
 #include "vm/log.h"
+#include "vm/thread.h"
 #include "vm/vm.h"
-
-/* A vCPU thread calls no deeper than a device's register switch. */
-#define VCPU_STACK (64 * 1024)
 
 #define KICK_SIGNAL SIGRTMIN
 
@@ -123,8 +122,15 @@ static void set_immediate_exit(struct vcpu *vcpu, uint8_t on)
 /* Once into the guest and back. 1: an exit was handled; 0: kicked; -1: not again. */
 static int run_once(struct vcpu *vcpu)
 {
-	int ret = kvm_ioctl_raw(vcpu->fd, KVM_RUN, NULL);
+	unsigned long exits = atomic_load_explicit(&vcpu->exits, memory_order_relaxed);
+	int ret;
 
+	if (!exits && !vcpu->id)
+		boot_timer_entered(vcpu->vm);
+	ret = kvm_ioctl_raw(vcpu->fd, KVM_RUN, NULL);
+	/* One thread writes it, so this need not be an atomic addition. */
+	atomic_store_explicit(&vcpu->exits, exits + 1, memory_order_relaxed);
+	coalesced_drain(vcpu->vm);
 	if (ret >= 0)
 		return handle_exit(vcpu) ? 1 : -1;
 	/* exit_reason is the last exit's and must not be looked at. */
@@ -175,7 +181,12 @@ static void *vcpu_thread(void *opaque)
 	struct vm *vm = vcpu->vm;
 	bool answered = false; /* an exit whose answer KVM has not taken yet */
 	bool go_on = true;
+	sigset_t kick;
 
+	/* A kick that came before waits until here. */
+	sigemptyset(&kick);
+	sigaddset(&kick, KICK_SIGNAL);
+	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 	while (go_on && !atomic_load(&vm->stop)) {
 		if (atomic_load(&vm->pause)) {
 			if (answered)
@@ -207,44 +218,25 @@ static void *vcpu_thread(void *opaque)
 
 int vcpu_start(struct vcpu *vcpu)
 {
-	sigset_t all, old;
-	pthread_attr_t attr;
 	char name[16];
 	int ret;
 
-	/*
-	 * The thread inherits the mask: all signals are the event loop's but the kick and the
-	 * faults.
-	 */
-	sigfillset(&all);
-	sigdelset(&all, KICK_SIGNAL);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGILL);
-	sigdelset(&all, SIGFPE);
-	sigdelset(&all, SIGABRT);
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, VCPU_STACK);
+	snprintf(name, sizeof(name), "vcpu-%u", vcpu->id);
 	/* Counted before it runs: a pause waits for this one too. */
 	pthread_mutex_lock(&vcpu->vm->lock);
 	vcpu->vm->nr_live++;
 	pthread_mutex_unlock(&vcpu->vm->lock);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = pthread_create(&vcpu->thread, &attr, vcpu_thread, vcpu);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
+	ret = thread_start(&vcpu->thread, name, vcpu_thread, vcpu);
 	if (ret) {
 		pthread_mutex_lock(&vcpu->vm->lock);
 		vcpu->vm->nr_live--;
 		pthread_mutex_unlock(&vcpu->vm->lock);
 		log_err("vCPU %u: pthread_create: %s", vcpu->id, errno_name(ret));
-		return -ret;
+		return ret;
 	}
 	pthread_mutex_lock(&vcpu->vm->lock);
 	vcpu->started = true;
 	pthread_mutex_unlock(&vcpu->vm->lock);
-	snprintf(name, sizeof(name), "vcpu-%u", vcpu->id);
-	pthread_setname_np(vcpu->thread, name);
 	return 0;
 }
 

@@ -27,6 +27,7 @@ struct vcpu {
 	struct kvm_run *run;
 	size_t run_size;
 	pthread_t thread;
+	atomic_ulong exits; /* to user space, kicks too; only its thread counts */
 	bool started; /* and not joined; under vm->lock */
 };
 

@@ -54,6 +54,7 @@ static int add_vcpus(struct vm *vm, unsigned int nr_vcpus)
 			return ret;
 		vm->nr_vcpus = i + 1;
 	}
+	coalesced_init(vm);
 	/* All of them must exist first: what one is told of the others (topology) counts them. */
 	for (unsigned int i = 0; i < nr_vcpus; i++) {
 		ret = arch_vcpu_init(&vm->vcpus[i]);
@@ -71,6 +72,7 @@ int vm_create(struct vm *vm, struct kvm *kvm, struct event_loop *loop,
 
 	memset(vm, 0, sizeof(*vm));
 	pthread_mutex_init(&vm->lock, NULL);
+	pthread_mutex_init(&vm->coalesced.lock, NULL);
 	pthread_cond_init(&vm->changed, NULL);
 	vm->fd = -1;
 	vm->kvm = kvm;
@@ -236,19 +238,19 @@ static int check_windows(const struct vm *vm, const struct region_spec *spec, ch
 
 	if (!spec->size || last < spec->gpa)
 		return 0; /* region_add() has the words */
-	for (const struct arch_window *w = arch_windows; w->name; w++) {
+	for (const struct arch_window *w = arch_windows; *w->name; w++) {
 		if (spec->gpa <= w->gpa + (w->size - 1) && w->gpa <= last)
-			return log_refuse(why, -EEXIST, "memory at %#" PRIx64 ", %#" PRIx64 " bytes: "
-					  "%#" PRIx64 ", %#" PRIx64 " bytes, is %s", spec->gpa,
-					  spec->size, w->gpa, w->size, w->name);
+			return region_refuse(spec, why, -EEXIST,
+					     "%#" PRIx64 ", %#" PRIx64 " bytes, is %s", w->gpa,
+					     w->size, w->name);
 	}
 	for (unsigned int i = 0; i < vm->mmio.nr; i++) {
 		const struct bus_range *r = &vm->mmio.range[i];
 
 		if (spec->gpa <= r->base + (r->size - 1) && r->base <= last)
-			return log_refuse(why, -EEXIST, "memory at %#" PRIx64 ", %#" PRIx64 " bytes: "
-					  "%#" PRIx64 ", %#" PRIx64 " bytes, is %s's", spec->gpa,
-					  spec->size, r->base, r->size, r->name);
+			return region_refuse(spec, why, -EEXIST,
+					     "%#" PRIx64 ", %#" PRIx64 " bytes, is %s's", r->base,
+					     r->size, r->name);
 	}
 	return 0;
 }
@@ -263,8 +265,8 @@ static int check_sum(const struct vm *vm, const struct region_spec *spec, char *
 		sum += region->size;
 	if (spec->size <= arch_max_ram && sum <= arch_max_ram - spec->size)
 		return 0;
-	return log_refuse(why, -EINVAL, "memory at %#" PRIx64 ", %#" PRIx64 " bytes: a machine has at most "
-			  "%" PRIu64 " MiB in all", spec->gpa, spec->size, arch_max_ram >> 20);
+	return region_refuse(spec, why, -EINVAL, "a machine has at most %" PRIu64 " MiB in all",
+			     arch_max_ram >> 20);
 }
 
 int vm_memory_add(struct vm *vm, const struct region_spec *spec, uint32_t *slot,

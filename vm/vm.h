@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "vm/bus.h"
+#include "vm/coalesced.h"
 #include "vm/irq.h"
 #include "vm/kvm.h"
 #include "vm/log.h"
@@ -40,6 +41,8 @@ struct vm_config {
 	uint64_t ram_size; /* bytes, laid around the architecture's holes */
 	enum memory_backing backing;
 	unsigned int gic; /* version of the interrupt controller; 0: the host's best */
+	bool trap_registers; /* virtio's registers are no memory slots: reads of them exit */
+	uint64_t boot_since; /* the boot timer's start (vm/boot_timer.h); 0: there is none */
 };
 
 struct vm {
@@ -49,6 +52,7 @@ struct vm {
 	struct memory mem;
 	struct bus pio; /* empty where the architecture has no ports */
 	struct bus mmio;
+	struct coalesced coalesced;
 	struct irqs irqs;
 	struct event_loop *loop;
 	unsigned int nr_vcpus;
@@ -58,6 +62,7 @@ struct vm {
 	const char *_Atomic end_why; /* from the first vm_end(), static text; may still be NULL */
 	atomic_bool stop;	 /* vCPU threads leave at the next chance */
 	atomic_bool pause;	 /* vCPU threads wait at the next chance */
+	atomic_bool booted;	 /* the boot timer has been told */
 
 	/* A leaf: nothing is called with it held. */
 	pthread_mutex_t lock;

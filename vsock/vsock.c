@@ -12,16 +12,20 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h> /* for vm_sockets.h, which needs it in older headers */
 #include <unistd.h>
+#include <linux/vhost.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_ring.h>
 #include <linux/virtio_vsock.h>
+#include <linux/vm_sockets.h>
 
 #include "virtio/virtio.h"
+#include "virtio/vhost.h"
 #include "vm/event.h"
+#include "vm/kvm.h"
 #include "vm/log.h"
-#include "vsock/vhost.h"
 
 enum { VSOCK_RX, VSOCK_TX, VSOCK_EVENT, VSOCK_NR_QUEUES };
 
@@ -49,6 +53,47 @@ static struct vsock *vsock_of(struct virtio_dev *dev)
 	return (struct vsock *)((char *)dev - offsetof(struct vsock, dev));
 }
 
+static int vsock_run(struct vhost *vhost, bool on)
+{
+	int running = on;
+
+	return vhost_ioctl(vhost, VHOST_VSOCK_SET_RUNNING, &running);
+}
+
+static const struct vhost_kind vsock_kind = {
+	.path = "/dev/vhost-vsock",
+	.missing = ": load the vhost_vsock module or build the kernel with CONFIG_VHOST_VSOCK",
+	.run = vsock_run,
+};
+
+/* One descriptor is one CID: a taken one fails now and not when the guest's driver loads. */
+static int vsock_open(struct vsock *vsock, uint64_t cid)
+{
+	int r;
+
+	/* The kernel's own rule, said before it is asked so that the words can name the range. */
+	if (cid <= VMADDR_CID_HOST || cid >= VMADDR_CID_ANY) {
+		log_err("vsock: EINVAL: CID %llu: a guest's is from 3 to 4294967294",
+			(unsigned long long)cid);
+		return -EINVAL;
+	}
+	r = vhost_open(&vsock->vhost, &vsock_kind);
+	if (r)
+		return r;
+	r = kvm_ioctl_quiet(vsock->vhost.fd, VHOST_VSOCK_SET_GUEST_CID, &cid);
+	if (r >= 0)
+		return 0;
+	if (r == -EADDRINUSE)
+		log_err("vsock: %s: CID %llu is taken by another guest or is this host's own: "
+			"choose another", errno_name(r), (unsigned long long)cid);
+	else
+		log_err("%s: VHOST_VSOCK_SET_GUEST_CID: %s: CID %llu%s", vsock_kind.path, errno_name(r),
+			(unsigned long long)cid,
+			r == -EINVAL ? " is one that the kernel keeps for itself: choose another" : "");
+	vhost_close(&vsock->vhost);
+	return r;
+}
+
 static bool vsock_drain_err(struct vsock *vsock)
 {
 	uint64_t count;
@@ -56,19 +101,16 @@ static bool vsock_drain_err(struct vsock *vsock)
 	return read(vsock->err.fd, &count, sizeof(count)) == sizeof(count);
 }
 
-/* Keeps where the kernel was in the rings, for a start that goes on there. */
+/* Where the kernel was in the rings stays there, for a start that goes on. */
 static int vsock_stop(struct vsock *vsock)
 {
-	uint16_t base[VHOST_NR_RINGS] = { 0 };
 	int r;
 
 	if (!vsock->started)
 		return 0;
-	r = vhost_stop(&vsock->vhost, base);
+	r = vhost_stop(&vsock->vhost);
 	event_del(vsock->dev.loop, &vsock->err);
 	vsock->started = false;
-	for (unsigned int i = 0; i < VHOST_NR_RINGS; i++)
-		vsock->dev.vq[i].last_avail = base[i];
 	return r;
 }
 
@@ -251,7 +293,7 @@ int vsock_create(struct virtio_dev **dev, uint64_t cid)
 	vsock->err.fn = vsock_ring_error;
 	vsock->err.opaque = vsock;
 
-	r = vhost_open(&vsock->vhost, cid);
+	r = vsock_open(vsock, cid);
 	if (r)
 		goto close_err;
 

@@ -25,6 +25,11 @@ enum irq_kind { IRQ_SPI = 0, IRQ_PPI = 1 };
 /* What the UART's divisors count in; with it 115200 baud is divisor 1, as on every PC. */
 #define UART_CLOCK 1843200
 #define UART_NAME  "serial"
+/*
+ * How much may be sent before the status is asked for again: any number, since what it sends goes
+ * at once; larger ones keep a driver in its interrupt.
+ */
+#define UART_FIFO 64
 #define UART_SPEED "115200n8"
 
 /* The frequency means nothing, but Arm's peripherals must have a clock to name. */
@@ -175,14 +180,19 @@ static void uart(struct fdt *f)
 	fdt_prop_u32(f, "clock-frequency", UART_CLOCK);
 	fdt_prop_u32(f, "reg-shift", 0);
 	fdt_prop_u32(f, "reg-io-width", 1);
+	fdt_prop_u32(f, "fifo-size", UART_FIFO);
 	fdt_end_node(f);
 }
 
-/* What every node of an Arm PrimeCell has; @name is its compatible as well. */
-static void prop_primecell(struct fdt *f, const char *name, uint64_t base, uint64_t size,
-			   uint32_t spi)
+/*
+ * What every node of an Arm PrimeCell has; @name is its compatible as well. With @id, the one that
+ * its registers tell, nobody reads eight of those for it.
+ */
+static void prop_primecell(struct fdt *f, const char *name, uint32_t id, uint64_t base,
+			   uint64_t size, uint32_t spi)
 {
 	fdt_prop_strings(f, "compatible", (const char *const[]){name, "arm,primecell"}, 2);
+	fdt_prop_u32(f, "arm,primecell-periphid", id);
 	prop_reg(f, base, size);
 	prop_spi(f, spi, IRQ_LEVEL_HIGH);
 	fdt_prop_u32(f, "clocks", PHANDLE_CLOCK);
@@ -199,13 +209,20 @@ static void platform_devices(struct fdt *f)
 	fdt_end_node(f);
 
 	fdt_begin_node_at(f, "rtc", LAYOUT_RTC_BASE);
-	prop_primecell(f, "arm,pl031", LAYOUT_RTC_BASE, LAYOUT_RTC_SIZE, LAYOUT_RTC_SPI);
+	prop_primecell(f, "arm,pl031", PLATFORM_RTC_ID, LAYOUT_RTC_BASE, LAYOUT_RTC_SIZE,
+		       LAYOUT_RTC_SPI);
 	fdt_end_node(f);
 
 	fdt_begin_node_at(f, "gpio", LAYOUT_GPIO_BASE);
-	prop_primecell(f, "arm,pl061", LAYOUT_GPIO_BASE, LAYOUT_GPIO_SIZE, LAYOUT_GPIO_SPI);
+	prop_primecell(f, "arm,pl061", PLATFORM_GPIO_ID, LAYOUT_GPIO_BASE, LAYOUT_GPIO_SIZE,
+		       LAYOUT_GPIO_SPI);
 	fdt_prop_empty(f, "gpio-controller");
 	fdt_prop_u32(f, "#gpio-cells", 2);
+	/* All lines but the button's, so that nobody asks for their directions. */
+	fdt_prop_cells(f, "gpio-reserved-ranges",
+		       (const uint32_t[]){0, PLATFORM_BUTTON_LINE, PLATFORM_BUTTON_LINE + 1,
+					  7 - PLATFORM_BUTTON_LINE},
+		       4);
 	/*
 	 * No "interrupt-controller": gpio-keys asks for the line, and no node for its interrupt.
 	 * The binding would have it, but dtc then wants #address-cells, which the binding forbids.

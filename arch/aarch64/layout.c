@@ -44,6 +44,7 @@ const struct arch_window arch_windows[] = {
 	{ LAYOUT_RTC_BASE, LAYOUT_RTC_SIZE, "the clock's" },
 	{ LAYOUT_GPIO_BASE, LAYOUT_GPIO_SIZE, "the GPIO's" },
 	{ LAYOUT_PVPANIC_BASE, LAYOUT_PVPANIC_SIZE, "the panic device's" },
+	{ LAYOUT_BOOT_TIMER, PAGE_MAX, "the boot timer's" },
 	{ LAYOUT_VIRTIO_BASE, ARCH_MAX_VIRTIO * LAYOUT_VIRTIO_STRIDE, "the virtio devices'" },
 	{ 0 },
 };

@@ -11,6 +11,7 @@
  *	0x0901_0000  | clock (PL031)             |
  *	0x0903_0000  | GPIO (PL061): power button|
  *	0x0904_0000  | pvpanic                   |
+ *	0x0905_0000  | boot timer                |
  *	0x0a00_0000  +---------------------------+
  *	             | virtio-mmio, 32 x 64 KiB  |
  *	0x0a20_0000  +---------------------------+
@@ -47,6 +48,7 @@
 #define LAYOUT_GPIO_SIZE    0x1000ull
 #define LAYOUT_PVPANIC_BASE 0x09040000ull
 #define LAYOUT_PVPANIC_SIZE 0x2ull
+#define LAYOUT_BOOT_TIMER   0x09050000ull
 
 #define LAYOUT_VIRTIO_BASE  0x0a000000ull
 #define LAYOUT_VIRTIO_STRIDE 0x10000ull

@@ -85,13 +85,11 @@ static void set_line(struct platform *p, uint32_t gsi, bool *now, bool level)
 #define ID_END	0x1000
 _Static_assert(LAYOUT_GPIO_SIZE == ID_END && LAYOUT_RTC_SIZE == ID_END, "a PrimeCell's registers");
 
-static uint8_t primecell_id(uint64_t offset, unsigned int part)
+static uint8_t primecell_id(uint64_t offset, uint32_t id)
 {
-	/* Part number, designer 0x41 (Arm), revision 0, configuration 0. */
-	const uint8_t id[] = {(uint8_t)part, (uint8_t)(part >> 8 | 0x10), 0x04, 0x00,
-			      0x0d,	     0xf0,			  0x05, 0xb1};
+	uint64_t ids = UINT64_C(0xb105f00d) << 32 | id;
 
-	return id[(offset - ID_BASE) / 4];
+	return (uint8_t)(ids >> ((offset - ID_BASE) / 4 * 8));
 }
 
 /*
@@ -118,8 +116,7 @@ enum {
 	GPIO_AFSEL = 0x420,
 };
 
-#define GPIO_PART 0x061
-#define BUTTON	  (1u << PLATFORM_BUTTON_LINE)
+#define BUTTON (1u << PLATFORM_BUTTON_LINE)
 
 /* Inputs only: an output interrupts nobody. */
 static uint8_t gpio_ris(const struct gpio *g)
@@ -175,7 +172,7 @@ static uint8_t gpio_read(struct platform *p, uint64_t offset)
 	case GPIO_AFSEL:
 		return g->afsel;
 	default:
-		return offset >= ID_BASE ? primecell_id(offset, GPIO_PART) : 0;
+		return offset >= ID_BASE ? primecell_id(offset, PLATFORM_GPIO_ID) : 0;
 	}
 }
 
@@ -253,7 +250,6 @@ enum {
 	RTC_ICR = 0x1c,
 };
 
-#define RTC_PART     0x031
 #define RTC_CR_START 1
 #define RTC_INT	     1
 
@@ -329,7 +325,7 @@ static uint32_t rtc_read(struct platform *p, uint64_t offset)
 	case RTC_MIS:
 		return r->raw && r->enabled ? RTC_INT : 0;
 	default:
-		return offset >= ID_BASE ? primecell_id(offset, RTC_PART) : 0;
+		return offset >= ID_BASE ? primecell_id(offset, PLATFORM_RTC_ID) : 0;
 	}
 }
 

@@ -16,6 +16,10 @@ struct vm;
 /* The GPIO line that the power button is on, high while it is pressed. */
 #define PLATFORM_BUTTON_LINE 3
 
+/* What their registers tell of them (PeriphID): the part, Arm's, revision 0, configuration 0. */
+#define PLATFORM_GPIO_ID 0x00041061
+#define PLATFORM_RTC_ID	 0x00041031
+
 /* Registers them all on vm->mmio, and the clock's alarm on vm->loop. 0 or -errno; logs. */
 int platform_create(struct platform **platform, struct vm *vm);
 /* When no vCPU runs any more; on the event loop's thread, or when it doesn't run. NULL is fine. */

@@ -213,36 +213,36 @@ void arch_vcpu_dump(struct vcpu *vcpu)
 		lr, sp1, sp0, pstate, elr, esr, far);
 }
 
-/* What a kernel says of its KVM as it boots (kvm/arm.c, arch_timer.c), and what it means. */
-static const struct {
-	const char *said, *why;
-} kernel_words[] = {
-	{ "HYP mode not available",
-	  "the kernel was not started at EL2, the CPU's hypervisor level: the CPU has none, or the "
-	  "firmware or boot loader left it before it started the kernel" },
-	{ "CPU: All CPU(s) started at EL1",
-	  "the kernel was not started at EL2, the CPU's hypervisor level: the CPU has none, or the "
-	  "firmware or boot loader left it before it started the kernel" },
-	{ "CPU: CPUs started in inconsistent modes",
-	  "the firmware started some CPUs at EL2 and some at EL1: it must start all at EL2" },
-	{ "KVM disabled from command line",
-	  "the kernel's command line turns KVM off (kvm-arm.mode=none)" },
-	{ "kvm_arch_timer: invalid",
-	  "the host's device tree lacks interrupts of the generic timer: the node arm,armv8-timer "
-	  "needs all four" },
-	{ "mode initialized successfully",
-	  "the kernel has KVM, but there is no node for it: /dev must be a devtmpfs" },
-	{ "kvm [1]:", "KVM failed when the kernel booted: see its log, the lines with \"kvm [1]\"" },
-	/* The log's first line: it is all there, and KVM is not in it. */
-	{ "Booting Linux on physical CPU", "the kernel has no KVM: build it with CONFIG_KVM" },
-	{ 0 },
-};
+/*
+ * What a kernel says of its KVM as it boots (kvm/arm.c, arch_timer.c), and what it means, in turn.
+ * Of the log's first line it is known that the log is all there, and KVM is not in it.
+ */
+#define NOT_AT_EL2                                                                                 \
+	"the kernel was not started at EL2, the CPU's hypervisor level: the CPU has none, or the " \
+	"firmware or boot loader left it before it started the kernel\0"
+static const char kernel_words[] =
+	"HYP mode not available\0" NOT_AT_EL2
+	"CPU: All CPU(s) started at EL1\0" NOT_AT_EL2
+	"CPU: CPUs started in inconsistent modes\0"
+	"the firmware started some CPUs at EL2 and some at EL1: it must start all at EL2\0"
+	"KVM disabled from command line\0"
+	"the kernel's command line turns KVM off (kvm-arm.mode=none)\0"
+	"kvm_arch_timer: invalid\0"
+	"the host's device tree lacks interrupts of the generic timer: the node arm,armv8-timer "
+	"needs all four\0"
+	"mode initialized successfully\0"
+	"the kernel has KVM, but there is no node for it: /dev must be a devtmpfs\0"
+	"kvm [1]:\0"
+	"KVM failed when the kernel booted: see its log, the lines with \"kvm [1]\"\0"
+	"Booting Linux on physical CPU\0"
+	"the kernel has no KVM: build it with CONFIG_KVM\0";
 
 const char *arch_kvm_explain(int err)
 {
 	const char *why = "KVM is part of the kernel: build it with CONFIG_KVM, have it started at EL2, and "
 			  "give it a device tree with the timer's four interrupts; the kernel's log (dmesg) "
 			  "tells which, in lines with \"kvm [1]\"";
+	const char *means;
 	int size, len;
 	char *log;
 
@@ -257,9 +257,10 @@ const char *arch_kvm_explain(int err)
 	len = klogctl(3 /* SYSLOG_ACTION_READ_ALL */, log, size);
 	if (len > 0) {
 		log[len] = '\0';
-		for (unsigned int i = 0; kernel_words[i].said; i++) {
-			if (strstr(log, kernel_words[i].said)) {
-				why = kernel_words[i].why;
+		for (const char *said = kernel_words; *said; said = means + strlen(means) + 1) {
+			means = said + strlen(said) + 1;
+			if (strstr(log, said)) {
+				why = means;
 				break;
 			}
 		}

@@ -13,6 +13,7 @@
 #include "arch/aarch64/vm.h"
 #include "arch/aarch64/vmgenid.h"
 #include "arch/arch.h"
+#include "vm/boot_timer.h"
 #include "vm/log.h"
 #include "vm/serial.h"
 #include "vm/vcpu.h"
@@ -35,8 +36,11 @@ static const struct kvm_cap caps[] = {
 
 const struct kvm_cap *const arch_kvm_caps = caps;
 
-/* The serial port is the console, there is one of it, and a panic restarts. */
-const char arch_cmdline[] = "console=ttyS0 8250.nr_uarts=1 panic=1";
+/*
+ * The serial port is the console, there is one of it, its transmitter's interrupt works, and a
+ * panic restarts.
+ */
+const char arch_cmdline[] = "console=ttyS0 8250.nr_uarts=1 8250.skip_txen_test=1 panic=1";
 
 #define IPA_BITS_DEFAULT 40 /* type 0, and all that a KVM without the capability has */
 #define IPA_BITS_MIN	 32
@@ -141,11 +145,14 @@ int arch_devices(struct vm *vm, struct console *console)
 	int ret;
 
 	ret = platform_create(&vm->arch->platform, vm);
+	if (!ret)
+		ret = boot_timer_create(vm, LAYOUT_BOOT_TIMER);
 	if (ret)
 		return ret;
 	ret = serial_create(&vm->arch->serial, console, serial_irq, vm);
 	if (ret)
 		return ret;
+	coalesced_add(vm, false, LAYOUT_UART_BASE + SERIAL_QUIET, SERIAL_NR_QUIET);
 	return bus_add(&vm->mmio, LAYOUT_UART_BASE, SERIAL_REGS, serial_access, vm->arch->serial, "UART");
 }
 

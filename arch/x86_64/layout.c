@@ -6,6 +6,9 @@
 #define PAGE 4096u
 
 const char arch_name[] = "x86_64";
+
+/* Caches are coherent, whatever a guest says of its pages. */
+void (*const arch_cache_clean)(const void *p);
 const char arch_kernel_formats[] = "bzImage or ELF vmlinux";
 const bool arch_has_gic = false;
 
@@ -46,6 +49,7 @@ void arch_virtio_slot(unsigned int i, struct arch_slot *slot)
 
 const struct arch_window arch_windows[] = {
 	{ LAYOUT_VIRTIO_BASE, ARCH_MAX_VIRTIO * LAYOUT_VIRTIO_SIZE, "the virtio devices'" },
+	{ LAYOUT_BOOT_TIMER, PAGE, "the boot timer's" },
 	{ LAYOUT_IOAPIC, PAGE, "the IOAPIC's" },
 	{ LAYOUT_LAPIC, PAGE, "the LAPIC's" },
 	{ LAYOUT_IDENTITY_MAP, PAGE, "KVM's identity map's" },

@@ -8,6 +8,7 @@
  *	0x0010_0000  | RAM: kernel, initrd       |
  *	min(size,3G) +---------------------------+
  *	0xd000_0000  | virtio-mmio, 32 x 4 KiB   |
+ *	0xd010_0000  | boot timer                |
  *	0xfec0_0000  | IOAPIC                    |
  *	0xfee0_0000  | LAPIC                     |
  *	0xfffb_c000  | identity map page         |
@@ -27,6 +28,7 @@
 
 #define LAYOUT_VIRTIO_BASE  0xd0000000ull
 #define LAYOUT_VIRTIO_SIZE  0x1000ull
+#define LAYOUT_BOOT_TIMER   0xd0100000ull
 #define LAYOUT_IOAPIC	    0xfec00000ull
 #define LAYOUT_LAPIC	    0xfee00000ull
 #define LAYOUT_IDENTITY_MAP 0xfffbc000ull
@@ -65,6 +67,7 @@
 #define LAYOUT_SLEEP_STS    0x605
 #define LAYOUT_RESET	    0x606
 #define LAYOUT_RESET_VALUE  1
+#define LAYOUT_PCI_ADDRESS  0xcf8 /* 4 bytes; the data at 0xcfc is nobody's */
 #define LAYOUT_SLEEP_TYPE   5 /* SLP_TYP of S5 */
 
 #define LAYOUT_GED_POWER    1 /* bit: power button */

@@ -198,6 +198,22 @@ static void post_access(void *opaque, uint64_t offset, uint8_t *data, unsigned i
 		data[i] = 0xff;
 }
 
+/*
+ * The address register of PCI's configuration mechanism 1 (PCI Local Bus 3.0, 3.2.2.3.2): enabled,
+ * bus 0, device 0, which is what a driver writes to see whether there is one. The data behind it is
+ * nobody's: all ones, no device. Linux takes the mechanism on trust (pci=conf1), and that is five
+ * exits; where it finds none, it complains on the console, and that is twenty times as many.
+ */
+#define PCI_ADDRESS_ENABLE 0x80
+
+static void pci_address_access(void *opaque, uint64_t offset, uint8_t *data, unsigned int len,
+			       bool write)
+{
+	(void)opaque;
+	if (!write && !offset && len == 4)
+		data[3] = PCI_ADDRESS_ENABLE;
+}
+
 int platform_create(struct platform **platform, struct vm *vm)
 {
 	struct platform *p = calloc(1, sizeof(*p));
@@ -212,6 +228,7 @@ int platform_create(struct platform **platform, struct vm *vm)
 		{LAYOUT_CMOS, 2, cmos_access, p, "CMOS clock"},
 		{LAYOUT_POST, 1, post_access, p, "POST"},
 		{LAYOUT_PVPANIC, 1, pvpanic_access, vm, "pvpanic"},
+		{LAYOUT_PCI_ADDRESS, 4, pci_address_access, p, "PCI address"},
 		{LAYOUT_GED, 4, ged_access, p, "GED events"},
 		{LAYOUT_SLEEP_CTL, 1, sleep_ctl_access, p, "sleep control"},
 		{LAYOUT_SLEEP_STS, 1, sleep_sts_access, p, "sleep status"},

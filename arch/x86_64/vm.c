@@ -8,6 +8,7 @@
 #include "arch/x86_64/platform.h"
 #include "arch/x86_64/vcpu.h"
 #include "arch/x86_64/vm.h"
+#include "vm/boot_timer.h"
 #include "vm/log.h"
 #include "vm/serial.h"
 #include "vm/vcpu.h"
@@ -27,10 +28,11 @@ static const struct kvm_cap caps[] = {
 const struct kvm_cap *const arch_kvm_caps = caps;
 
 /*
- * The serial port is the console, there is one of it, a panic restarts, and there is no PCI to look
- * for.
+ * The serial port is the console, there is one of it, its transmitter's interrupt works, a panic
+ * restarts, and there is PCI's mechanism with no device behind it: no look at it, early or late.
  */
-const char arch_cmdline[] = "console=ttyS0 8250.nr_uarts=1 panic=1 pci=off";
+const char arch_cmdline[] =
+	"console=ttyS0 8250.nr_uarts=1 8250.skip_txen_test=1 panic=1 pci=conf1,noearly";
 
 /*
  * KVM's interrupt controllers start with every line open. A hardware-reduced kernel never touches
@@ -116,11 +118,15 @@ int arch_devices(struct vm *vm, struct console *console)
 	int ret;
 
 	ret = platform_create(&vm->arch->platform, vm);
+	if (!ret)
+		ret = boot_timer_create(vm, LAYOUT_BOOT_TIMER);
 	if (ret)
 		return ret;
 	ret = serial_create(&vm->arch->serial, console, serial_irq, vm);
 	if (ret)
 		return ret;
+	coalesced_add(vm, true, LAYOUT_COM1 + SERIAL_QUIET, SERIAL_NR_QUIET);
+	coalesced_add(vm, true, LAYOUT_CMOS, 1); /* the index, of the read that follows */
 	return bus_add(&vm->pio, LAYOUT_COM1, SERIAL_REGS, serial_access, vm->arch->serial, "COM1");
 }
 

@@ -58,7 +58,7 @@ static void read_elements(struct json_text array)
 
 static void read_table(const char *text, size_t size)
 {
-	static const char *const words[] = { "Paused", "Resumed", NULL };
+	static const char words[] = "Paused\0Resumed\0";
 	bool b;
 	uint64_t u, x;
 	int64_t i;

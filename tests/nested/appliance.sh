@@ -17,7 +17,7 @@ conf() {
 			[guest]
 			kernel = /guest/fast
 			initrd = /guest/appliance
-			cmdline = quiet do=$2
+			cmdline = quiet $quick do=$2
 			memory = 128M
 			rng = yes
 		END

@@ -5,4 +5,4 @@
 guest_tools
 initrd=build/$ARCH/guest-busy-6.12.cpio
 scripts/mkguest -a "$ARCH" -o "$initrd" -f tests/guest/busy:/bin/busy -f "$tools/vsocktool:/bin/vsocktool" >/dev/null || exit 1
-suite devices -m 2048 -c 2 -t "$(scaled 560)" -f "$tools/vsocktool:/t/vsocktool" -f "$initrd:/t/6.12/initrd" -f "$(fast 6.12):/t/6.12/fast"
+suite devices -m 2048 -c 2 -t "$(scaled 560)" -f "$tools/vsocktool:/t/vsocktool" -f "$initrd:/t/6.12/initrd"

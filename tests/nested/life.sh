@@ -6,4 +6,4 @@ load_initrd
 limit=$(scaled 400)
 [ -z "${CHECK_LONG-}" ] || limit=1450
 suite life -m 2048 -t "$limit" -f tests/nested/host/agent.sh:/t/agent.sh -f "$tools/vsocktool:/t/vsocktool" \
-	-f "$load_initrd:/t/6.12/initrd" -f "$(fast 6.12):/t/6.12/fast"
+	-f "$load_initrd:/t/6.12/initrd"

@@ -9,7 +9,7 @@ tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
 args=()
 for version in "${versions[@]}"; do
-	args+=(-f "$(fast "$version"):/t/$version/fast")
+	args+=(-f "$(fast "$version"):/t/$version/image")
 	[ "$version" = 6.12 ] || args+=(-f "build/$ARCH/guest-$version.cpio:/t/$version/initrd")
 done
 if [ "$ARCH" = x86_64 ]; then

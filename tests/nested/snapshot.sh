@@ -5,4 +5,4 @@
 load_initrd
 make -s payloads ARCH="$ARCH" >&2 || exit 1
 suite snapshot -m 3072 -t "$(scaled 700)" -f tests/nested/host/agent.sh:/t/agent.sh -f "$tools/vsocktool:/t/vsocktool" -f "$tools/same:/t/same" \
-	-f "$load_initrd:/t/6.12/initrd" -f "$(fast 6.12):/t/6.12/fast" -f "build/$ARCH/payload/pages:/t/pages"
+	-f "$load_initrd:/t/6.12/initrd" -f "build/$ARCH/payload/pages:/t/pages"

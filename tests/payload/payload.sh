@@ -158,6 +158,18 @@ if wanted mmio; then
 	findings 0
 fi
 
+# Registers that are memory, and registers that exit: the same words after every write.
+if wanted walk; then
+	image disk 2051
+	vinit walk --disk path="$tmp/disk" --rng
+	findings 0
+	grep -v '^ok ' "$out" >"$tmp/walked"
+	is "$(grep -c '^0x' "$tmp/walked")" 346 "it has walked"
+	vinit walk --disk path="$tmp/disk" --rng --trap-registers
+	findings 0
+	is "$(grep -v '^ok ' "$out" | cmp - "$tmp/walked" 2>&1)" "" "the same where registers exit"
+fi
+
 # What has no syndrome for the hypervisor is the guest's fault, and only its.
 if on aarch64 nisv; then
 	vinit nisv --rng

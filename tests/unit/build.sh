@@ -28,15 +28,20 @@ case_() { # case_ NAME COMMAND...
 tiny() {
 	make -s O="$tmp/tiny" tinyconfig >/dev/null && make -s -j2 O="$tmp/tiny" && $run "$tmp/tiny/vinit" version
 }
+# What was left out is not offered, and what is there is.
+tiny_help() {
+	$run "$tmp/tiny/vinit" run --help >"$tmp/help" && grep -q -- --kernel "$tmp/help" &&
+		! grep -E -- '^ *--(disk|net|rng|vsock|virtio-console|api-sock)' "$tmp/help"
+}
 same() {
 	make -s -j2 O="$tmp/two" && cmp "build/$arch/vinit" "$tmp/two/vinit"
 }
 nothing_to_do() {
 	[ -z "$(make O="build/$arch")" ]
 }
-# vm/libc.c has locks of its own; the C library's other functions for them must not meet those.
+# vm/libc.c has locks of its own and vm/malloc.c a heap; the C library's other functions for them must not meet those.
 one_kind_of_locks() {
-	! readelf -sW "build/$arch/vinit.debug" | grep -E ' __?pthread_(mutex|cond|rwlock)'
+	! readelf -sW "build/$arch/vinit.debug" | grep -E ' __?(malloc_alloc|pthread_(mutex|cond|rwlock))'
 }
 installs() {
 	make -s install DESTDIR="$tmp/dest" PREFIX=/usr && [ -x "$tmp/dest/usr/bin/vinit" ]
@@ -56,6 +61,7 @@ case_ clang make -s -j2 O="$tmp/clang" CC="$clang"
 case_ clang_runs $run "$tmp/clang/vinit" version
 case_ debug_flags make -s -j2 O="$tmp/o0" CFLAGS="-O0 -g"
 case_ tinyconfig tiny
+case_ tinyconfig_help tiny_help
 case_ reproducible same
 case_ nothing_to_do nothing_to_do
 case_ install installs

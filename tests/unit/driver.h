@@ -108,6 +108,28 @@ static inline uint8_t *driver_ptr(struct driver *d, uint64_t gpa)
 	return d->ram + (gpa - DRIVER_RAM_GPA);
 }
 
+#ifdef TESTS_UNIT_ALLOCS_H
+static struct driver *driver_counted; /* the last that was made */
+
+static bool driver_at_work(void)
+{
+	const struct virtio_dev *dev = driver_counted ? driver_counted->dev : NULL;
+
+	return dev && dev->active && !dev->paused;
+}
+#endif
+
+static inline void driver_counts(struct driver *d)
+{
+#ifdef TESTS_UNIT_ALLOCS_H
+	if (!d)
+		allocs_end();
+	driver_counted = d;
+	if (d)
+		allocs_begin(driver_at_work);
+#endif
+}
+
 static inline int driver_init(struct driver *d, struct virtio_dev *dev)
 {
 	memset(d, 0, sizeof(*d));
@@ -120,11 +142,13 @@ static inline int driver_init(struct driver *d, struct virtio_dev *dev)
 	};
 	d->mem.nr = 1;
 	d->irq.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	driver_counts(d);
 	return virtio_mmio_init(&d->mmio, dev, &d->mem, NULL, &d->irq);
 }
 
 static inline void driver_fini(struct driver *d)
 {
+	driver_counts(NULL);
 	virtio_mmio_fini(&d->mmio);
 	close(d->irq.fd);
 	free(d->ram);
@@ -232,6 +256,12 @@ static inline void driver_force_kick(struct driver *d, unsigned int i)
 	driver_write(d, VIRTIO_MMIO_QUEUE_NOTIFY, i);
 }
 
+/* Whether the device asks for kicks, without EVENT_IDX. */
+static inline bool driver_kicks_wanted(const struct driver *d, unsigned int i)
+{
+	return !(le16toh(__atomic_load_n(&d->q[i].used->flags, __ATOMIC_RELAXED)) & VRING_USED_F_NO_NOTIFY);
+}
+
 /* A kick if the device wants one (VIRTIO 1.2, 2.7.10). */
 static inline void driver_kick(struct driver *d, unsigned int i)
 {
@@ -246,8 +276,7 @@ static inline void driver_kick(struct driver *d, unsigned int i)
 			le16toh(__atomic_load_n((uint16_t *)&q->used->ring[q->num], __ATOMIC_RELAXED)),
 			q->avail_idx, old);
 	else
-		wanted = !(le16toh(__atomic_load_n(&q->used->flags, __ATOMIC_RELAXED)) &
-			   VRING_USED_F_NO_NOTIFY);
+		wanted = driver_kicks_wanted(d, i);
 	if (wanted)
 		driver_force_kick(d, i);
 }

@@ -51,7 +51,7 @@ int __real_ftruncate(int fd, off_t len);
 
 static size_t fake_run_size(void)
 {
-	return 2 * (size_t)sysconf(_SC_PAGESIZE);
+	return 3 * (size_t)sysconf(_SC_PAGESIZE); /* kvm_run, its port data, the ring of kept writes */
 }
 
 static int fake_fd(size_t size)
@@ -165,6 +165,8 @@ static int fake_has(unsigned long cap)
 		return 4096;
 	case KVM_CAP_ARM_SVE:
 		return 0;
+	case KVM_CAP_COALESCED_MMIO:
+		return 2;
 	default:
 		return 1;
 	}

@@ -512,7 +512,7 @@ case_fake_ends() {
 	guest_ended exit3 'reset \(status 3\)'
 	guest_ended exit4 'crashed \(status 4\)'
 	guest_ended exit5 'ended from outside \(status 5\)'
-	guest_ended segv 'killed by signal 11 \(Segmentation fault\)'
+	guest_ended segv 'killed by signal 11 \(SIGSEGV\)'
 	is "$status" $off "how it ended"
 }
 
@@ -637,7 +637,7 @@ case_fake_kill() {
 	guest a </dev/null
 	boot && seen 60 'guest a: started'
 	nsenter --preserve-credentials -U -p -m -r -t "$pid1" /bin/busybox kill -KILL "$(vmm_pid a)"
-	seen 60 'guest a: killed by signal 9 \(Killed\) after [0-9]+ s; action: restart in 1 s'
+	seen 60 'guest a: killed by signal 9 \(SIGKILL\) after [0-9]+ s; action: restart in 1 s'
 	within 60 twice_started
 	is "$(grep -c 'guest a: started' "$log")" 2 starts
 	kill -TERM "$pid1"

@@ -47,8 +47,31 @@ check include_rule "$(includes)"
 
 check no_arch_ifdef "$(grep -nE '__(x86_64|aarch64|i386|arm)__|CONFIG_(X86|ARM)' $sources)"
 check no_aborts "$(grep -nE '\b(assert|abort)\(' $sources)"
+check threads_have_one_maker "$(grep -nE '\bpthread_create\(' $sources | grep -v '^vm/thread\.c:')"
 check licence_lines "$(for f in $sources; do head -1 "$f" | grep -q 'SPDX-License-Identifier: MIT' || echo "$f"; done)"
 check no_machine_paths "$(git grep -nE '(^|[^A-Za-z0-9_.])/(work|farm)/' -- . ':!tests/unit/style.sh')"
+
+# Every key of cmd/config.c is in the help and in the manual pages; PID 1 alone says --supervised.
+undocumented() {
+	local section='' line key
+
+	while read -r line; do
+		[[ $line =~ ^static\ const\ struct\ key\ ([a-z]*)_keys ]] && section=${BASH_REMATCH[1]}
+		while [[ $line =~ \{\ \"([a-z-]+)\",\ (true|false)(.*) ]]; do
+			key=${BASH_REMATCH[1]} line=${BASH_REMATCH[3]}
+			if [ "$section" = guest ]; then
+				grep -qE -- "\"  --$key " cmd/run.c || echo "--$key: cmd/run.c"
+				grep -q -- "^\.It Fl -$key\b" docs/vinit.1 || echo "--$key: docs/vinit.1"
+			else
+				grep -qE -- "[ |,[]$key\b" <(grep -- "--${section/nic/net} " cmd/run.c) || echo "$section $key: cmd/run.c"
+				grep -qE "\b(Cm|Ns|,) ?,?$key\b" docs/vinit.1 || echo "$section $key: docs/vinit.1"
+			fi
+			grep -qE "^\.Cm ([a-z-]+ , )*$key\b" docs/vinit.conf.5 || [ "$key" = supervised ] || echo "$section $key: docs/vinit.conf.5"
+		done
+	done < <(sed -n '/^static const struct key guest_keys/,/^static const struct section/p' cmd/config.c)
+	[ -n "$section" ] || echo "no keys were found"
+}
+check keys_are_documented "$(undocumented)"
 
 # Headers compile alone: those of arch/ARCH with ARCH's compiler, the others with this machine's. headers ARCH.
 headers() {

@@ -18,15 +18,25 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include <linux/falloc.h>
+#include <linux/io_uring.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include "tests/unit/test.h"
 #include "virtio/queue.h"
+#include "vm/uring.h"
 
 /* --- the host's calls, bent ------------------------------------------------------------------- */
 
 static struct {
 	atomic_int syncs, vectors, iovcnt, writes;
 	int sync_errno;
+	atomic_bool hold_sync;	 /* an fdatasync does not end while it is so */
 	int delay_ms;		 /* of a pwritev */
 	atomic_int in_pwritev;
 	size_t short_max;	 /* the most that one call moves, 0: as it likes */
@@ -36,11 +46,18 @@ static struct {
 	int fallocate_errno;
 	int lock_errno;
 	int no_o_direct;	 /* open() without it: the file system may not have it */
+	int in_memory;		 /* the image is on a tmpfs */
+	int ring_errno;		 /* of io_uring_setup() */
+	int submit_errno;	 /* of io_uring_enter() */
+	unsigned int gather;	 /* so many completions come at once, the newest first */
+	atomic_int submits, submitted;
 } host;
 
 static int host_fdatasync(int fd)
 {
 	host.syncs++;
+	while (host.hold_sync)
+		sched_yield();
 	if (host.sync_errno) {
 		errno = host.sync_errno;
 		return -1;
@@ -125,6 +142,12 @@ static ssize_t host_pwrite(int fd, const void *buf, size_t len, off_t pos)
 	return pwrite(fd, buf, len, pos);
 }
 
+static int host_fstatfs(int fd, struct statfs *fs)
+{
+	fs->f_type = host.in_memory ? TMPFS_MAGIC : EXT4_SUPER_MAGIC;
+	return 0;
+}
+
 static int host_fallocate(int fd, int mode, off_t pos, off_t len)
 {
 	if (host.fallocate_errno) {
@@ -156,6 +179,121 @@ static int host_fcntl(int fd, int cmd, ...)
 	return fcntl(fd, cmd, arg);
 }
 
+/* --- the ring, bent in the same way ----------------------------------------------------------- */
+
+#define RING 64
+
+static struct {
+	bool bent[RING];
+	int res[RING];
+	struct iovec some[RING][QUEUE_MAX_SIZE];
+	struct timespec due;	/* of writes that are slow */
+	uint64_t user_data[RING * 2];
+	int32_t got[RING * 2];	/* completions that are held back, the newest goes first */
+	unsigned int nr;
+	bool open;
+} ring;
+
+/* What the calls above would have said of it. */
+static int ring_refuses(const struct io_uring_sqe *sqe)
+{
+	switch (sqe->opcode) {
+	case IORING_OP_READV:
+	case IORING_OP_WRITEV:
+		host.vectors++;
+		host.iovcnt = (int)sqe->len;
+		return refuse((const struct iovec *)(uintptr_t)sqe->addr, (int)sqe->len, (off_t)sqe->off);
+	case IORING_OP_FSYNC:
+		CHECK_EQ(sqe->fsync_flags, IORING_FSYNC_DATASYNC);
+		CHECK_EQ(sqe->off | sqe->len, 0);
+		host.syncs++;
+		return host.sync_errno;
+	case IORING_OP_FALLOCATE:
+		CHECK(sqe->len & FALLOC_FL_KEEP_SIZE);
+		return host.fallocate_errno;
+	}
+	return 0;
+}
+
+static void ring_bend(struct io_uring_sqe *sqe)
+{
+	uint64_t i = sqe->user_data;
+	int err = ring_refuses(sqe);
+
+	if (i >= RING)
+		return;
+	ring.bent[i] = err;
+	ring.res[i] = -err;
+	if (err) {
+		memset(sqe, 0, sizeof(*sqe));
+		sqe->opcode = IORING_OP_NOP;
+		sqe->user_data = i;
+	} else if (sqe->opcode == IORING_OP_READV || sqe->opcode == IORING_OP_WRITEV) {
+		sqe->len = (uint32_t)cut(ring.some[i], (const struct iovec *)(uintptr_t)sqe->addr,
+					 (int)sqe->len, host.short_max ? host.short_max : SSIZE_MAX);
+		sqe->addr = (uintptr_t)ring.some[i];
+	}
+	if (sqe->opcode == IORING_OP_WRITEV && host.delay_ms) {
+		clock_gettime(CLOCK_MONOTONIC, &ring.due);
+		ring.due.tv_nsec += host.delay_ms * 1000000l;
+		ring.due.tv_sec += ring.due.tv_nsec / 1000000000;
+		ring.due.tv_nsec %= 1000000000;
+		host.in_pwritev = 1;
+	}
+}
+
+static int host_uring_submit(struct uring *r)
+{
+	host.submits++;
+	if (host.submit_errno)
+		return -host.submit_errno;
+	for (uint32_t i = *r->sq_head; i != r->tail; i++) {
+		ring_bend(&r->sqes[i & r->sq_mask]);
+		host.submitted++;
+	}
+	return uring_submit(r);
+}
+
+/* Takes all the kernel has, and gives it out in the opposite order once there are host.gather. */
+static bool host_uring_take(struct uring *r, uint64_t *user_data, int32_t *res)
+{
+	struct timespec now;
+
+	if (host.in_pwritev) {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (now.tv_sec < ring.due.tv_sec ||
+		    (now.tv_sec == ring.due.tv_sec && now.tv_nsec < ring.due.tv_nsec))
+			return false; /* the thread asks again and again */
+		host.in_pwritev = 0;
+	}
+	if (host.hold_sync && host.syncs)
+		return false;
+	while (ring.nr < RING * 2 && uring_take(r, &ring.user_data[ring.nr], &ring.got[ring.nr]))
+		ring.nr++;
+	ring.open = ring.open || ring.nr >= host.gather;
+	if (!ring.nr)
+		ring.open = !host.gather;
+	if (!ring.nr || !ring.open)
+		return false;
+	*user_data = ring.user_data[--ring.nr];
+	*res = ring.got[ring.nr];
+	if (*user_data < RING && ring.bent[*user_data])
+		*res = ring.res[*user_data];
+	return true;
+}
+
+static int host_uring_init(struct uring *r, unsigned int entries)
+{
+	CHECK_EQ(entries, RING);
+	ring.nr = 0;
+	ring.open = !host.gather;
+	return host.ring_errno ? -host.ring_errno : uring_init(r, entries);
+}
+
+#define uring_init host_uring_init
+#define uring_submit host_uring_submit
+#define uring_take host_uring_take
+#define fstatfs host_fstatfs
 #define fdatasync host_fdatasync
 #define preadv host_preadv
 #define pwritev host_pwritev
@@ -165,6 +303,10 @@ static int host_fcntl(int fd, int cmd, ...)
 #define open host_open
 #define fcntl host_fcntl
 #include "virtio/blk.c"
+#undef uring_init
+#undef uring_submit
+#undef uring_take
+#undef fstatfs
 #undef fdatasync
 #undef preadv
 #undef pwritev
@@ -174,9 +316,9 @@ static int host_fcntl(int fd, int cmd, ...)
 #undef open
 #undef fcntl
 
+#include "tests/unit/allocs.h"
 #include "tests/unit/driver.h"
 #include "tests/unit/snapshot.h"
-#include "tests/unit/test.h"
 
 #define SIZE	(8u << 20)
 #define SECTORS (SIZE / 512)
@@ -197,6 +339,8 @@ static char dir[] = "/tmp/test_blk.XXXXXX";
 static char path[PATH_MAX];
 static int image = -1; /* the test's own descriptor of the file */
 static int log_fd;
+static enum blk_engine engine;
+static unsigned int queues = 1;
 
 static uint8_t pattern(size_t i)
 {
@@ -224,7 +368,7 @@ static void make_image(uint64_t size)
 
 static bool file_is(uint64_t pos, const void *want, size_t len)
 {
-	uint8_t *buf = malloc(len);
+	uint8_t *buf = test_malloc(len);
 	bool same = pread(image, buf, len, (off_t)pos) == (ssize_t)len &&
 		    !memcmp(buf, want, len);
 
@@ -235,7 +379,7 @@ static bool file_is(uint64_t pos, const void *want, size_t len)
 /* The bytes that make_image() wrote. */
 static bool untouched(uint64_t pos, size_t len)
 {
-	uint8_t *want = malloc(len);
+	uint8_t *want = test_malloc(len);
 	bool same;
 
 	for (size_t i = 0; i < len; i++)
@@ -247,7 +391,7 @@ static bool untouched(uint64_t pos, size_t len)
 
 static bool zeros(uint64_t pos, size_t len)
 {
-	uint8_t *want = calloc(1, len);
+	uint8_t *want = test_calloc(1, len);
 	bool same = file_is(pos, want, len);
 
 	free(want);
@@ -256,7 +400,7 @@ static bool zeros(uint64_t pos, size_t len)
 
 static int open_disk(struct virtio_dev **dev, bool readonly, bool direct, bool discard)
 {
-	struct blk_config config = { path, "disk-7", readonly, direct, discard };
+	struct blk_config config = { path, "disk-7", readonly, direct, discard, engine, queues };
 
 	return blk_create(dev, &config);
 }
@@ -325,9 +469,18 @@ static bool is_pattern(struct driver *d, uint64_t gpa, uint64_t pos, size_t len)
 	return true;
 }
 
+static DIR *open_dir(const char *name)
+{
+	void *at_work = allocs_hold();
+	DIR *dp = opendir(name);
+
+	allocs_go(at_work);
+	return dp;
+}
+
 static unsigned int count_dir(const char *name)
 {
-	DIR *dp = opendir(name);
+	DIR *dp = open_dir(name);
 	unsigned int n = 0;
 
 	while (readdir(dp))
@@ -336,11 +489,34 @@ static unsigned int count_dir(const char *name)
 	return n;
 }
 
+/* Without the kernel's workers of a ring, which come and go. */
+static unsigned int count_threads(void)
+{
+	DIR *dp = open_dir("/proc/self/task");
+	struct dirent *e;
+	unsigned int n = 0;
+
+	while ((e = readdir(dp))) {
+		char name[300], comm[32] = "";
+		int fd;
+
+		snprintf(name, sizeof(name), "/proc/self/task/%s/comm", e->d_name);
+		fd = open(name, O_RDONLY | O_CLOEXEC);
+		if (fd >= 0 && read(fd, comm, sizeof(comm) - 1) < 0)
+			comm[0] = '\0';
+		if (fd >= 0)
+			close(fd);
+		n += comm[0] && strncmp(comm, "iou-", 4);
+	}
+	closedir(dp);
+	return n;
+}
+
 /* --- opening ---------------------------------------------------------------------------------- */
 
 static void refused(const char *file, const char *word, int err)
 {
-	struct blk_config config = { .path = file, .id = "x" };
+	struct blk_config config = { .path = file, .id = "x", .engine = engine };
 	struct virtio_dev *dev = NULL;
 	const char *text;
 
@@ -356,8 +532,8 @@ static void refused(const char *file, const char *word, int err)
 
 static void test_refused_images(void)
 {
-	struct blk_config long_id = { .path = path, .id = "123456789012345678901" };
-	unsigned int fds = count_dir("/proc/self/fd"), tasks = count_dir("/proc/self/task");
+	struct blk_config long_id = { .path = path, .id = "123456789012345678901", .engine = engine };
+	unsigned int fds = count_dir("/proc/self/fd"), tasks = count_threads();
 	struct virtio_dev *dev;
 	char fifo[PATH_MAX];
 
@@ -378,7 +554,7 @@ static void test_refused_images(void)
 	CHECK_EQ(blk_create(&dev, &long_id), -EINVAL);
 	CHECK(strstr(log_text(log_fd), "20 bytes"));
 	CHECK_EQ(count_dir("/proc/self/fd"), fds + 1); /* image, opened since */
-	CHECK_EQ(count_dir("/proc/self/task"), tasks);
+	CHECK_EQ(count_threads(), tasks);
 }
 
 static void test_lock(void)
@@ -686,9 +862,62 @@ static void test_flush(void)
 	stop(&d);
 }
 
+/* Puts a request without data there. */
+static void add_bare(struct driver *d, uint32_t type)
+{
+	set_header(d, type, 0);
+	driver_add(d, 0, (struct driver_buf[]){ OUT(HDR, 16), IN(STATUS, 1) }, 2);
+	driver_kick(d, 0);
+}
+
+static void wait_syncs(int nr)
+{
+	for (int i = 0; i < 2000 && host.syncs < nr; i++)
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+	CHECK_EQ(host.syncs, nr);
+}
+
+/* A flush, and without the feature a write, is not over before the host's fdatasync is. */
+static void test_flush_waits(void)
+{
+	uint32_t head, used;
+	struct driver d;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	for (unsigned int i = 0; i < 2; i++) {
+		host.syncs = 0;
+		host.hold_sync = true;
+		host.sync_errno = i ? EIO : 0;
+		add_bare(&d, VIRTIO_BLK_T_FLUSH);
+		wait_syncs(1);
+		CHECK(!driver_used(&d, 0, 20, &head, &used));
+		CHECK_EQ(*driver_ptr(&d, STATUS), 0xee);
+		host.hold_sync = false;
+		CHECK(driver_used(&d, 0, 5000, &head, &used));
+		CHECK_EQ(*driver_ptr(&d, STATUS), i ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+	}
+	host.sync_errno = 0;
+	CHECK(driver_start(&d, 0, 256));
+	host.syncs = 0;
+	host.hold_sync = true;
+	fill(&d, DATA, 512, 5);
+	set_header(&d, VIRTIO_BLK_T_OUT, 9);
+	driver_add(&d, 0, (struct driver_buf[]){ OUT(HDR, 16), OUT(DATA, 512), IN(STATUS, 1) }, 3);
+	driver_kick(&d, 0);
+	wait_syncs(1);
+	CHECK(file_is(9 * 512, driver_ptr(&d, DATA), 512)); /* the write came first */
+	CHECK(!driver_used(&d, 0, 20, &head, &used));
+	CHECK_EQ(*driver_ptr(&d, STATUS), 0xee);
+	host.hold_sync = false;
+	CHECK(driver_used(&d, 0, 5000, &head, &used));
+	CHECK_EQ(*driver_ptr(&d, STATUS), VIRTIO_BLK_S_OK);
+	stop(&d);
+}
+
 static void test_get_id(void)
 {
-	struct blk_config config = { .path = path, .id = "12345678901234567890" };
+	struct blk_config config = { .path = path, .id = "12345678901234567890", .engine = engine };
 	struct virtio_dev *dev;
 	struct driver d;
 	uint32_t used;
@@ -853,6 +1082,44 @@ static void test_write_zeroes(void)
 	stop(&d);
 }
 
+/* Ranges that end with the disk, that are empty, that begin where it ends. */
+static void test_range_edges(void)
+{
+	static const uint32_t types[] = { VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES };
+	const range_t last = RANGE(SECTORS - 1, 1, 0), past = RANGE(SECTORS - 1, 2, 0);
+	const range_t empty[] = { RANGE(5, 0, 0), RANGE(SECTORS, 0, 0), RANGE(SECTORS + 1, 0, 0) };
+	const range_t beyond = RANGE(SECTORS, 1, 0), wraps = RANGE(UINT64_MAX - 7, 8, 0);
+	const range_t overflows = RANGE(1ull << 55, 8, 0);
+	const range_t unmap = RANGE(SECTORS - 1, 1, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
+	const range_t both = RANGE(0, 8, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP | 2);
+	struct driver d;
+
+	for (unsigned int i = 0; i < 2; i++) {
+		make_image(SIZE);
+		CHECK(start(&d, false, false, true, F_DISCARD));
+		CHECK_EQ(ranges(&d, types[i], &empty[0], 1), VIRTIO_BLK_S_OK);
+		CHECK_EQ(ranges(&d, types[i], &empty[1], 1), VIRTIO_BLK_S_OK);
+		CHECK_EQ(ranges(&d, types[i], &empty[2], 1), VIRTIO_BLK_S_IOERR);
+		CHECK_EQ(ranges(&d, types[i], &past, 1), VIRTIO_BLK_S_IOERR);
+		CHECK_EQ(ranges(&d, types[i], &beyond, 1), VIRTIO_BLK_S_IOERR);
+		CHECK_EQ(ranges(&d, types[i], &wraps, 1), VIRTIO_BLK_S_IOERR);
+		CHECK_EQ(ranges(&d, types[i], &overflows, 1), VIRTIO_BLK_S_IOERR);
+		CHECK_EQ(ranges(&d, types[i], &both, 1), VIRTIO_BLK_S_UNSUPP);
+		CHECK(untouched(0, SIZE));
+		CHECK_EQ(ranges(&d, types[i], &last, 1), VIRTIO_BLK_S_OK);
+		CHECK(zeros(SIZE - 512, 512));
+		CHECK(untouched(0, SIZE - 512));
+		CHECK_EQ(lseek(image, 0, SEEK_END), SIZE);
+		stop(&d);
+	}
+	make_image(SIZE);
+	CHECK(start(&d, false, false, true, F_DISCARD));
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, &unmap, 1), VIRTIO_BLK_S_OK);
+	CHECK(zeros(SIZE - 512, 512));
+	CHECK(untouched(0, SIZE - 512));
+	stop(&d);
+}
+
 /* What one request may ask for: as much as the config space says, no more. */
 static void test_range_limits(void)
 {
@@ -984,18 +1251,19 @@ static void wait_in_pwritev(void)
 
 /*
  * A reset finds a write in the host's hands and others behind it: that one ends where it was to
- * go, the others never start.
+ * go, the others never start, or do in the ring.
  */
 static void test_reset_in_flight(void)
 {
 	struct driver d;
 	uint8_t *ram, *expect;
 	uint32_t used;
+	int vectors;
 
 	make_image(SIZE);
 	CHECK(start(&d, false, false, false, F_WRITE));
 	fill(&d, DATA, 8192, 3);
-	expect = malloc(8192);
+	expect = test_malloc(8192);
 	memcpy(expect, driver_ptr(&d, DATA), 8192);
 	host.delay_ms = 200;
 	set_header(&d, VIRTIO_BLK_T_OUT, 500);
@@ -1013,21 +1281,27 @@ static void test_reset_in_flight(void)
 	wait_in_pwritev();
 	driver_reset(&d);
 	CHECK_EQ(host.in_pwritev, 0);
-	CHECK_EQ(host.vectors, 1);
-	CHECK(file_is(500 * 512, expect, 8192));
-	CHECK(untouched(0, 500 * 512));
+	vectors = host.vectors;
+	CHECK_EQ(vectors, engine == BLK_SYNC ? 1 : 5);
+	if (engine == BLK_SYNC) {
+		CHECK(file_is(500 * 512, expect, 8192));
+		CHECK(untouched(0, 500 * 512));
+	} else { /* begun or given up */
+		CHECK(file_is(500 * 512, expect, 8192) || untouched(500 * 512, 8192));
+	}
 
 	/* guest RAM is the driver's again, whatever it does with it */
-	ram = malloc(DRIVER_RAM_SIZE);
+	ram = test_malloc(DRIVER_RAM_SIZE);
 	memcpy(ram, d.ram, DRIVER_RAM_SIZE);
 	nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
 	CHECK(!memcmp(ram, d.ram, DRIVER_RAM_SIZE));
-	CHECK_EQ(host.vectors, 1);
+	CHECK_EQ(host.vectors, vectors);
 	free(ram);
 	free(expect);
 
 	host.delay_ms = 0;
 	CHECK(driver_start(&d, F_WRITE, 256));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_OUT, 500, DATA, 8192, false, &used), VIRTIO_BLK_S_OK);
 	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 500, DATA + 16384, 8192, true, &used), VIRTIO_BLK_S_OK);
 	CHECK(!memcmp(driver_ptr(&d, DATA), driver_ptr(&d, DATA + 16384), 8192));
 	/* and the end of the machine with a write under way */
@@ -1048,10 +1322,10 @@ static void test_reset_loop(void)
 	uint32_t used;
 
 	make_image(SIZE);
-	tasks = count_dir("/proc/self/task") + 1;
+	tasks = count_threads() + 1;
 	CHECK(start(&d, false, false, false, F_WRITE));
 	fds = count_dir("/proc/self/fd");
-	CHECK_EQ(count_dir("/proc/self/task"), tasks);
+	CHECK_EQ(count_threads(), tasks);
 	for (int i = 0; i < 300; i++) {
 		CHECK(driver_start(&d, F_WRITE, i % 2 ? 256 : 4));
 		if (i % 3)
@@ -1062,7 +1336,7 @@ static void test_reset_loop(void)
 		driver_reset(&d);
 	}
 	CHECK_EQ(count_dir("/proc/self/fd"), fds);
-	CHECK_EQ(count_dir("/proc/self/task"), tasks);
+	CHECK_EQ(count_threads(), tasks);
 	/* DRIVER_OK without a queue */
 	driver_write(&d, VIRTIO_MMIO_STATUS, driver_features(&d, F_WRITE) | VIRTIO_CONFIG_S_DRIVER_OK);
 	CHECK(!driver_needs_reset(&d));
@@ -1098,26 +1372,32 @@ static void test_many(void)
 {
 	struct driver d;
 	uint32_t len, head;
-	unsigned int done = 0, sent = 0;
+	unsigned int done = 0, sent = 0, oldest, number[256];
+	bool busy[64] = { false };
 
 	make_image(SIZE);
 	for (int event_idx = 0; event_idx < 2; event_idx++) {
 		CHECK(start(&d, false, false, false,
 			    F_WRITE | (event_idx ? F(VIRTIO_RING_F_EVENT_IDX) : 0)));
 		d.q[0].avail->ring[256] = 0; /* used_event: at the next one */
-		for (done = sent = 0; done < 2000;) {
-			while (sent < 2000 && sent - done < 64) {
+		for (done = sent = oldest = 0; done < 2000;) {
+			/* the oldest that is not back bounds what is sent: its place is not taken again */
+			while (oldest < sent && !busy[oldest % 64])
+				oldest++;
+			while (sent < 2000 && sent - oldest < 64) {
 				unsigned int slot = sent % 64;
 				struct virtio_blk_outhdr hdr = { htole32(VIRTIO_BLK_T_IN), 0,
 								 htole64(sent * 5 % SECTORS) };
 
 				memcpy(driver_ptr(&d, RANGES + slot * 16), &hdr, 16);
 				*driver_ptr(&d, STATUS + slot) = 0xee;
-				driver_add(&d, 0,
-					   (struct driver_buf[]){ OUT(RANGES + slot * 16, 16),
-								  IN(DATA + slot * 512, 512),
-								  IN(STATUS + slot, 1) },
-					   3);
+				head = driver_add(&d, 0,
+						  (struct driver_buf[]){ OUT(RANGES + slot * 16, 16),
+									 IN(DATA + slot * 512, 512),
+									 IN(STATUS + slot, 1) },
+						  3);
+				number[head] = sent;
+				busy[slot] = true;
 				sent++;
 			}
 			driver_kick(&d, 0);
@@ -1128,12 +1408,14 @@ static void test_many(void)
 			}
 			do {
 				while (driver_used(&d, 0, 0, &head, &len)) {
-					unsigned int slot = done % 64;
+					unsigned int nr = number[head % 256], slot = nr % 64;
 
+					CHECK(busy[slot]);
+					busy[slot] = false;
 					CHECK_EQ(len, 513);
 					CHECK_EQ(*driver_ptr(&d, STATUS + slot), 0);
 					CHECK(is_pattern(&d, DATA + slot * 512,
-							 done * 5 % SECTORS * 512, 512));
+							 nr * 5 % SECTORS * 512, 512));
 					done++;
 				}
 				__atomic_store_n(&d.q[0].avail->ring[256], htole16(d.q[0].used_idx),
@@ -1243,10 +1525,70 @@ static void test_pause_in_zeroes(void)
 	stop(&d);
 }
 
-/* Puts @nr reads of one sector each there, from @first on. */
-static void add_reads(struct driver *d, unsigned int nr, unsigned int first)
+/* Takes what is used, and waits for none. */
+static unsigned int take_all(struct driver *d)
 {
-	for (unsigned int i = 0; i < nr; i++) {
+	uint32_t head, used;
+	unsigned int nr = 0;
+
+	while (driver_used(d, 0, 0, &head, &used))
+		nr++;
+	return nr;
+}
+
+/* A pause finishes the one that is in hand, or not even that, however many wait behind it. */
+static void test_pause_before_many(void)
+{
+	struct virtio_blk_discard_write_zeroes range = { 0, htole32(LONG / 512), 0 };
+	struct driver_buf buf[10] = { OUT(HDR, 16) };
+	uint32_t head, used;
+	struct driver d;
+
+	make_image(LONG);
+	CHECK(start(&d, false, false, true, F_DISCARD));
+	for (unsigned int i = 1; i < 9; i++)
+		buf[i] = (struct driver_buf)OUT(DATA, 1u << 20);
+	buf[9] = (struct driver_buf)IN(STATUS, 1);
+	set_header(&d, VIRTIO_BLK_T_OUT, 0);
+	for (unsigned int i = 0; i < 4; i++)
+		driver_add(&d, 0, buf, 10);
+	host.delay_ms = 100;
+	driver_kick(&d, 0);
+	wait_in_pwritev();
+	virtio_mmio_pause(&d.mmio);
+	CHECK_EQ(take_all(&d), 1);
+	host.delay_ms = 0;
+	virtio_mmio_resume(&d.mmio);
+	for (unsigned int i = 0; i < 3; i++)
+		CHECK(driver_used(&d, 0, 5000, &head, &used));
+
+	/* A discard, which this host has, says nothing of write zeroes, which it has not. */
+	CHECK_EQ(ranges(&d, VIRTIO_BLK_T_DISCARD, &(range_t)RANGE(0, 8, 0), 1), VIRTIO_BLK_S_OK);
+	host.fallocate_errno = EOPNOTSUPP;
+	memcpy(driver_ptr(&d, RANGES), &range, sizeof(range));
+	set_header(&d, VIRTIO_BLK_T_WRITE_ZEROES, 0);
+	for (unsigned int i = 0; i < 4; i++)
+		driver_add(&d, 0, (struct driver_buf[]){ OUT(HDR, 16), OUT(RANGES, sizeof(range)),
+							 IN(STATUS, 1) }, 3);
+	host.writes = 0;
+	driver_kick(&d, 0);
+	while (!host.writes)
+		sched_yield();
+	virtio_mmio_pause(&d.mmio);
+	CHECK_EQ(d.dev->vq[0].in_flight, 0);
+	CHECK(host.writes < (int)(4 * LONG / BUF_SIZE));
+	virtio_mmio_resume(&d.mmio);
+	while (host.writes < (int)(4 * LONG / BUF_SIZE))
+		sched_yield();
+	driver_reset(&d);
+	CHECK(zeros(0, LONG));
+	stop(&d);
+}
+
+/* Puts @nr reads of one sector each there, from @first on. */
+static void add_reads_from(struct driver *d, unsigned int i, unsigned int nr, unsigned int first)
+{
+	for (; i < nr; i++) {
 		struct virtio_blk_outhdr hdr = { htole32(VIRTIO_BLK_T_IN), 0,
 						 htole64((first + i) % SECTORS) };
 
@@ -1256,6 +1598,11 @@ static void add_reads(struct driver *d, unsigned int nr, unsigned int first)
 		driver_add(d, 0, (struct driver_buf[]){ OUT(RANGES + i * 16, 16),
 							IN(DATA + i * 512, 512), IN(STATUS + i, 1) }, 3);
 	}
+}
+
+static void add_reads(struct driver *d, unsigned int nr, unsigned int first)
+{
+	add_reads_from(d, 0, nr, first);
 }
 
 /* Each of them comes once, with the right data. */
@@ -1301,6 +1648,7 @@ static void end_device(struct driver *d)
 {
 	struct virtio_dev *dev = d->dev;
 
+	driver_counts(NULL);
 	virtio_mmio_fini(&d->mmio);
 	dev->ops->destroy(dev);
 	close(d->irq.fd);
@@ -1422,13 +1770,398 @@ static void test_replace(void)
 	unlink(other);
 }
 
-int main(void)
-{
-	if (!mkdtemp(dir))
-		return 1;
-	snprintf(path, sizeof(path), "%s/image", dir);
-	log_fd = log_capture();
+/* --- many at once ------------------------------------------------------------------------------ */
 
+/* All of the first @nr reads go to the kernel in one call, and come back in one interrupt. */
+static void test_depth(void)
+{
+	uint32_t head = 0, used, last;
+	struct driver d;
+
+	make_image(SIZE);
+	host.gather = 32;
+	CHECK(start(&d, false, false, false, F_WRITE));
+	virtio_mmio_pause(&d.mmio); /* so that it finds all of them */
+	add_reads(&d, 32, 100);
+	driver_irqs(&d, 0);
+	virtio_mmio_resume(&d.mmio);
+	CHECK(driver_used(&d, 0, 5000, &last, &used));
+	nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+	CHECK_EQ(driver_irqs(&d, 0), 2); /* one is the resume's */
+	CHECK_EQ(host.submits, 1);
+	CHECK_EQ(host.submitted, 32);
+	for (unsigned int i = 0; i < 32; i++) {
+		if (i)
+			CHECK(driver_used(&d, 0, 0, &head, &used));
+		else
+			head = last;
+		CHECK_EQ(used, 513);
+		CHECK(head < last || !i); /* the newest first */
+		last = head;
+		CHECK_EQ(*driver_ptr(&d, STATUS + i), VIRTIO_BLK_S_OK);
+		CHECK(is_pattern(&d, DATA + i * 512, (100 + i) * 512, 512));
+	}
+	stop(&d);
+}
+
+/*
+ * The driver's word on interrupts, with 32 requests to answer: none, or one, at the last of them
+ * (VIRTIO 1.2, 2.7.7).
+ */
+static void test_interrupts(void)
+{
+	for (unsigned int event_idx = 0; event_idx < 2; event_idx++) {
+		struct driver d;
+
+		make_image(SIZE);
+		CHECK(start(&d, false, false, false, F_WRITE | (event_idx ? F(VIRTIO_RING_F_EVENT_IDX) : 0)));
+		for (unsigned int round = 0; round < 4; round++) {
+			bool wanted = round % 2;
+			uint16_t last = (uint16_t)(d.q[0].used_idx + 31);
+
+			/* The first time of all says nothing of the last, so there is an interrupt. */
+			__atomic_store_n(&d.q[0].avail->ring[256], htole16(wanted ? last : last + 1),
+					 __ATOMIC_SEQ_CST);
+			__atomic_store_n(&d.q[0].avail->flags, htole16(!wanted), __ATOMIC_SEQ_CST);
+			add_reads(&d, 32, round * 32);
+			driver_kick(&d, 0);
+			take_reads(&d, 32, round * 32);
+			nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+			if (event_idx)
+				CHECK_EQ(driver_irqs(&d, 0), wanted || !round);
+			else
+				CHECK_EQ(driver_irqs(&d, 0) > 0, wanted);
+		}
+		stop(&d);
+	}
+}
+
+/* Puts @nr writes of a page there, at sectors from @first on. */
+static void add_writes(struct driver *d, unsigned int nr, unsigned int first)
+{
+	for (unsigned int i = 0; i < nr; i++) {
+		struct virtio_blk_outhdr hdr = { htole32(VIRTIO_BLK_T_OUT), 0, htole64(first + i * 8) };
+
+		memcpy(driver_ptr(d, RANGES + i * 16), &hdr, 16);
+		fill(d, DATA + i * 4096, 4096, i);
+		*driver_ptr(d, STATUS + i) = 0xee;
+		driver_add(d, 0, (struct driver_buf[]){ OUT(RANGES + i * 16, 16), OUT(DATA + i * 4096, 4096),
+							IN(STATUS + i, 1) }, 3);
+	}
+}
+
+static void test_depth_writes_and_flush(void)
+{
+	uint32_t head, used;
+	struct driver d;
+
+	make_image(SIZE);
+	host.gather = 16;
+	CHECK(start(&d, false, false, false, F_WRITE));
+	add_writes(&d, 16, 0);
+	driver_kick(&d, 0);
+	for (unsigned int i = 0; i < 16; i++) {
+		CHECK(driver_used(&d, 0, 5000, &head, &used));
+		CHECK_EQ(used, 1);
+	}
+	for (unsigned int i = 0; i < 16; i++) {
+		CHECK_EQ(*driver_ptr(&d, STATUS + i), VIRTIO_BLK_S_OK);
+		CHECK(file_is(i * 4096, driver_ptr(&d, DATA + i * 4096), 4096));
+	}
+	host.gather = 0;
+	CHECK_EQ(host.syncs, 0);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_FLUSH, 0, 0, 0, false, &used), VIRTIO_BLK_S_OK);
+	CHECK_EQ(host.syncs, 1);
+	stop(&d);
+}
+
+/* Long requests on four queues: more than there are long lists, then more than there are slots. */
+static void test_queues(void)
+{
+	struct driver_buf buf[22];
+	uint32_t head, used;
+	struct driver d;
+
+	make_image(SIZE);
+	queues = 4;
+	CHECK(start(&d, false, false, false, F_WRITE | F(VIRTIO_BLK_F_MQ)));
+	queues = 1;
+	CHECK(driver_offered(&d) & F(VIRTIO_BLK_F_MQ));
+	CHECK_EQ(driver_read(&d, VIRTIO_MMIO_CONFIG +
+				 (offsetof(struct virtio_blk_config, num_queues) & ~3u)) >>
+			 8 * (offsetof(struct virtio_blk_config, num_queues) & 3) & 0xffff, 4);
+	driver_irqs(&d, 0);
+	for (unsigned int round = 0; round < 2; round++) {
+		unsigned int segs = round ? 1 : 20, per = round ? 80 : 11;
+
+		memset(driver_ptr(&d, DATA), 0, 4 * per * segs * 512);
+		for (unsigned int n = 0; n < 4 * per; n++) {
+			unsigned int i = n % 4;
+			struct virtio_blk_outhdr hdr = { 0, 0, htole64(n * segs) };
+
+			memcpy(driver_ptr(&d, RANGES + n * 16), &hdr, 16);
+			buf[0] = (struct driver_buf)OUT(RANGES + n * 16, 16);
+			for (unsigned int k = 0; k < segs; k++)
+				buf[1 + k] = (struct driver_buf)IN(DATA + (n * segs + k) * 512, 512);
+			buf[1 + segs] = (struct driver_buf)IN(DATA - 512 + n, 1);
+			*driver_ptr(&d, DATA - 512 + n) = 0xee;
+			driver_add(&d, i, buf, segs + 2);
+		}
+		for (unsigned int i = 0; i < 4; i++)
+			driver_kick(&d, i);
+		for (unsigned int n = 0; n < 4 * per; n++) {
+			CHECK(driver_used(&d, n % 4, 5000, &head, &used));
+			CHECK_EQ(used, segs * 512 + 1);
+		}
+		for (unsigned int n = 0; n < 4 * per; n++)
+			CHECK_EQ(*driver_ptr(&d, DATA - 512 + n), VIRTIO_BLK_S_OK);
+		CHECK(is_pattern(&d, DATA, 0, 4 * per * segs * 512));
+		for (unsigned int i = 0; i < 4; i++)
+			CHECK(!driver_used(&d, i, 0, &head, &used));
+	}
+	CHECK(driver_irqs(&d, 0) > 0);
+	/* A driver that sets up one of them alone. */
+	driver_features(&d, F_WRITE);
+	driver_set_queue(&d, 0, 64);
+	driver_write(&d, VIRTIO_MMIO_STATUS, driver_read(&d, VIRTIO_MMIO_STATUS) | VIRTIO_CONFIG_S_DRIVER_OK);
+	driver_force_kick(&d, 3);
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 7, DATA, 512, true, &used), VIRTIO_BLK_S_OK);
+	CHECK(is_pattern(&d, DATA, 7 * 512, 512));
+	stop(&d);
+}
+
+static void wait_submitted(int nr)
+{
+	for (int i = 0; i < 2000 && host.submitted < nr; i++)
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+	CHECK_EQ(host.submitted, nr);
+}
+
+/* No kick is asked for while eight are under way, and a request without one is found; with less there is one, at once. */
+static void test_no_kicks_at_depth(void)
+{
+	const struct timespec soon = { .tv_nsec = 20000000 }; /* the thread sleeps by then */
+	struct driver d;
+
+	make_image(SIZE);
+	host.gather = 9;
+	CHECK(start(&d, false, false, false, F_WRITE));
+	add_reads(&d, 7, 100);
+	driver_kick(&d, 0);
+	wait_submitted(7);
+	nanosleep(&soon, NULL);
+	CHECK(driver_kicks_wanted(&d, 0));
+	add_reads_from(&d, 7, 8, 100);
+	driver_kick(&d, 0);
+	wait_submitted(8);
+	nanosleep(&soon, NULL);
+	CHECK(!driver_kicks_wanted(&d, 0));
+	add_reads_from(&d, 8, 9, 100); /* the last that is waited for: all are answered */
+	take_reads(&d, 9, 100);
+	nanosleep(&soon, NULL);
+	CHECK(driver_kicks_wanted(&d, 0));
+	stop(&d);
+}
+
+/* A pause, then a reset, with 32 writes in the host's hands. */
+static void test_stops_at_depth(void)
+{
+	uint8_t *ram = test_malloc(DRIVER_RAM_SIZE);
+	uint32_t head, used;
+	struct driver d;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	host.delay_ms = 100;
+	add_writes(&d, 32, 0);
+	driver_kick(&d, 0);
+	wait_submitted(32);
+	CHECK(!driver_used(&d, 0, 0, &head, &used));
+	virtio_mmio_pause(&d.mmio);
+	CHECK_EQ(d.dev->vq[0].in_flight, 0);
+	for (unsigned int i = 0; i < 32; i++) {
+		CHECK(driver_used(&d, 0, 0, &head, &used));
+		CHECK_EQ(*driver_ptr(&d, STATUS + i), VIRTIO_BLK_S_OK);
+		CHECK(file_is(i * 4096, driver_ptr(&d, DATA + i * 4096), 4096));
+	}
+	CHECK(driver_irqs(&d, 0) > 0);
+	host.submits = 0;
+	add_writes(&d, 4, 1000);
+	driver_force_kick(&d, 0);
+	nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+	CHECK_EQ(host.submits, 0);
+	virtio_mmio_resume(&d.mmio);
+	for (unsigned int i = 0; i < 4; i++)
+		CHECK(driver_used(&d, 0, 5000, &head, &used));
+
+	host.submitted = 0;
+	add_writes(&d, 32, 2000);
+	driver_kick(&d, 0);
+	wait_submitted(32);
+	driver_reset(&d);
+	memcpy(ram, d.ram, DRIVER_RAM_SIZE);
+	nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+	CHECK(!memcmp(ram, d.ram, DRIVER_RAM_SIZE));
+	host.delay_ms = 0;
+	CHECK(driver_start(&d, F_WRITE, 256));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, 0, DATA, 512, true, &used), VIRTIO_BLK_S_OK);
+	free(ram);
+	stop(&d);
+}
+
+/* The host's own errors, at depth: those that are hit say so, the others are done. */
+static void test_host_errors(void)
+{
+	struct rlimit old, half = { SIZE / 2, RLIM_INFINITY };
+	uint32_t head, used;
+	struct driver d;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	CHECK_EQ(getrlimit(RLIMIT_FSIZE, &old), 0);
+	half.rlim_max = old.rlim_max;
+	CHECK_EQ(setrlimit(RLIMIT_FSIZE, &half), 0);
+	add_writes(&d, 32, SECTORS / 2 - 16 * 8); /* 16 on either side */
+	driver_kick(&d, 0);
+	for (unsigned int i = 0; i < 32; i++)
+		CHECK(driver_used(&d, 0, 5000, &head, &used));
+	CHECK_EQ(setrlimit(RLIMIT_FSIZE, &old), 0);
+	for (unsigned int i = 0; i < 32; i++)
+		CHECK_EQ(*driver_ptr(&d, STATUS + i), i < 16 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
+	CHECK(untouched(SIZE / 2, SIZE / 2));
+
+	/* the rest of the image is gone */
+	CHECK_EQ(ftruncate(image, SIZE / 2), 0);
+	add_reads(&d, 32, SECTORS / 2 - 16);
+	driver_kick(&d, 0);
+	for (unsigned int i = 0; i < 32; i++)
+		CHECK(driver_used(&d, 0, 5000, &head, &used));
+	for (unsigned int i = 0; i < 32; i++)
+		CHECK_EQ(*driver_ptr(&d, STATUS + i), i < 16 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
+	CHECK(!driver_needs_reset(&d));
+	CHECK(strstr(log_text(log_fd), "EFBIG"));
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_IN, SECTORS - 1, DATA, 512, true, &used), VIRTIO_BLK_S_IOERR);
+	CHECK_STR(log_text(log_fd), ""); /* enough was said */
+	stop(&d);
+	/* of that disk; another is heard */
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	host.sync_errno = EIO;
+	CHECK_EQ(request(&d, VIRTIO_BLK_T_FLUSH, 0, 0, 0, false, &used), VIRTIO_BLK_S_IOERR);
+	CHECK(strstr(log_text(log_fd), "fdatasync at sector 0: EIO: check the disk behind it"));
+	stop(&d);
+}
+
+/* A host without, or that has no memory for another request. */
+static void test_no_ring(void)
+{
+	struct virtio_dev *dev;
+	struct driver d;
+
+	make_image(SIZE);
+	host.ring_errno = EPERM;
+	CHECK_EQ(open_disk(&dev, false, false, false), -EPERM);
+	CHECK(strstr(log_text(log_fd), "kernel.io_uring_disabled"));
+	engine = BLK_AUTO;
+	CHECK(start(&d, false, false, false, F_WRITE));
+	CHECK(strstr(log_text(log_fd), "one request at a time: io_uring: EPERM"));
+	add_reads(&d, 32, 9);
+	driver_kick(&d, 0);
+	take_reads(&d, 32, 9);
+	stop(&d);
+	CHECK_EQ(host.submits, 0);
+	host.ring_errno = 0;
+	host.in_memory = 1;
+	CHECK(start(&d, false, false, false, F_WRITE));
+	add_reads(&d, 2, 9);
+	driver_kick(&d, 0);
+	take_reads(&d, 2, 9);
+	stop(&d);
+	CHECK_EQ(host.submits, 0);
+	host.in_memory = 0;
+	CHECK(start(&d, false, false, false, F_WRITE));
+	engine = BLK_URING;
+	add_reads(&d, 32, 9);
+	driver_kick(&d, 0);
+	take_reads(&d, 32, 9);
+	CHECK(host.submits > 0);
+
+	host.submit_errno = EAGAIN;
+	host.vectors = 0;
+	add_reads(&d, 32, 77);
+	driver_kick(&d, 0);
+	take_reads(&d, 32, 77);
+	CHECK_EQ(host.vectors, 32);
+	stop(&d);
+	CHECK(start(&d, false, false, false, 0));
+	add_writes(&d, 8, 0);
+	driver_kick(&d, 0);
+	for (unsigned int i = 0; i < 8; i++) {
+		uint32_t head, used;
+
+		CHECK(driver_used(&d, 0, 5000, &head, &used));
+	}
+	for (unsigned int i = 0; i < 8; i++)
+		CHECK_EQ(*driver_ptr(&d, STATUS + i), VIRTIO_BLK_S_OK);
+	CHECK_EQ(host.syncs, 8);
+	host.submit_errno = 0;
+	stop(&d);
+}
+
+static unsigned int resident(uint8_t *p, size_t len)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	unsigned char *vec = test_malloc(len / page);
+	unsigned int n = 0;
+
+	CHECK_EQ(mincore(p, len, vec), 0);
+	for (size_t i = 0; i < len / page; i++)
+		n += vec[i] & 1;
+	free(vec);
+	return n;
+}
+
+/*
+ * Guest RAM is not registered, pinned or touched but where requests say so: of much of it that
+ * nobody has used, nothing is there after a disk has worked.
+ */
+static void test_memory(void)
+{
+	size_t size = 64u << 20, page = (size_t)sysconf(_SC_PAGESIZE);
+	unsigned int before, used_pages;
+	struct driver d;
+	uint8_t *own;
+
+	make_image(SIZE);
+	CHECK(start(&d, false, false, false, F_WRITE));
+	driver_reset(&d);
+	own = d.ram;
+	d.ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	CHECK_EQ(madvise(d.ram, size, MADV_NOHUGEPAGE), 0);
+	d.mem.region[0].hva = d.ram;
+	d.mem.region[0].size = size;
+	CHECK(driver_start(&d, F_WRITE, 256));
+	before = resident(d.ram, size);
+	CHECK(before > 0 && before <= 32);
+	for (unsigned int i = 0; i < 20; i++) {
+		add_reads(&d, 32, i * 32);
+		driver_kick(&d, 0);
+		take_reads(&d, 32, i * 32);
+	}
+	/* headers, statuses and 32 sectors */
+	used_pages = (unsigned int)(32 * 512 / page + 4);
+	CHECK(resident(d.ram, size) > before);
+	CHECK(resident(d.ram, size) <= before + used_pages);
+	driver_reset(&d);
+	munmap(d.ram, size);
+	d.ram = own;
+	d.mem.region[0].hva = own;
+	d.mem.region[0].size = DRIVER_RAM_SIZE;
+	stop(&d);
+}
+
+static void run_all(void)
+{
 	RUN(test_refused_images);
 	RUN(test_lock);
 	RUN(test_config);
@@ -1438,10 +2171,12 @@ int main(void)
 	RUN(test_bounds);
 	RUN(test_readonly);
 	RUN(test_flush);
+	RUN(test_flush_waits);
 	RUN(test_get_id);
 	RUN(test_unsupported);
 	RUN(test_discard);
 	RUN(test_write_zeroes);
+	RUN(test_range_edges);
 	RUN(test_range_limits);
 	RUN(test_direct);
 	RUN(test_malformed);
@@ -1451,13 +2186,61 @@ int main(void)
 	RUN(test_many);
 	RUN(test_pause_in_long_request);
 	RUN(test_pause_in_zeroes);
+	RUN(test_pause_before_many);
 	RUN(test_pause_under_load);
 	RUN(test_snapshot_under_load);
 	RUN(test_snapshot_of_another_disk);
 	RUN(test_replace);
-
+	RUN(test_interrupts);
+	RUN(test_queues);
+	RUN(test_memory);
+	if (engine == BLK_URING) {
+		RUN(test_depth);
+		RUN(test_no_kicks_at_depth);
+		RUN(test_depth_writes_and_flush);
+		RUN(test_stops_at_depth);
+		RUN(test_no_ring);
+	}
+	RUN(test_host_errors);
 	close(image);
+}
+
+/* In a process of its own, whose log has said nothing yet. */
+static int run_engine(enum blk_engine with, const char *name)
+{
+	int status = 1;
+	pid_t pid;
+
+	printf("-- %s\n", name);
+	fflush(stdout);
+	engine = with;
+	pid = fork();
+	if (!pid) {
+		run_all();
+		exit(TEST_RESULT());
+	}
+	return waitpid(pid, &status, 0) == pid && !status ? 0 : 1;
+}
+
+int main(void)
+{
+	struct uring probe;
+	int ret, failed;
+
+	if (!mkdtemp(dir))
+		return 1;
+	snprintf(path, sizeof(path), "%s/image", dir);
+	log_fd = log_capture();
+
+	failed = run_engine(BLK_SYNC, "plain calls");
+	ret = uring_init(&probe, 8);
+	if (ret) {
+		printf("skip io_uring: this host has none (%s)\n", errno_name(ret));
+	} else {
+		uring_fini(&probe);
+		failed |= run_engine(BLK_URING, "io_uring");
+	}
 	unlink(path);
 	rmdir(dir);
-	return TEST_RESULT();
+	return failed;
 }

@@ -372,8 +372,10 @@ static void bz_plain(void)
 	struct memory mem;
 
 	ram_make(&mem, 128 * MIB);
+	CHECK_EQ(ram_in_vain(&mem), 0);
 	bz_make();
 	CHECK_EQ(load_bz(&mem, &entry), 0);
+	CHECK(ram_in_vain(&mem) <= 0);
 	CHECK_EQ(entry.mode, BOOT_LONG);
 	CHECK_EQ(entry.rip, BZ_LOAD + 0x200);
 	CHECK_EQ(entry.info, LAYOUT_ZERO_PAGE);

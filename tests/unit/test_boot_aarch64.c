@@ -289,7 +289,9 @@ static void image_plain(void)
 	struct image *image = image_make();
 
 	ram_make(&mem, 128 * MIB);
+	CHECK_EQ(ram_in_vain(&mem), 0);
 	CHECK_EQ(load(&mem, image, sizeof(*image), &at), 0);
+	CHECK(ram_in_vain(&mem) <= 0);
 	CHECK_EQ(at.pc, RAM);
 	CHECK_EQ(at.fdt, RAM + IMAGE_SIZE);
 	CHECK_EQ(at.initrd, 0);

@@ -312,6 +312,63 @@ static void run_disks(void)
 	CHECK(strstr(log_text, "32 virtio devices"));
 }
 
+static void run_nets(void)
+{
+	static const struct {
+		char *value;
+		const char *log;
+	} bad[] = {
+		{ "tap=a,bridge=b", "one of tap, bridge and passt" },
+		{ "tap=a,passt=b", "one of tap, bridge and passt" },
+		{ "tap=", "a path is missing" },
+		{ "tap=a,mac=2:0:0:0:0:1", "a MAC address" },
+		{ "tap=a,mac=02:00:00:00:00:0g", "a MAC address" },
+		{ "tap=a,mac=02:00:00:00:00: 1", "a MAC address" },
+		{ "tap=a,mac=02:00:00:00:00:+1", "a MAC address" },
+		{ "tap=a,mac=02-00-00-00-00-01", "a MAC address" },
+		{ "tap=a,mac=02:00:00:00:00:011", "a MAC address" },
+		{ "tap=a,mac=00:00:00:00:00:00", "a MAC address" },
+		{ "tap=a,mac=ff:ff:ff:ff:ff:ff", "a MAC address" },
+		{ "tap=a,queues=0", "1 to 4" },
+		{ "tap=a,queues=5", "1 to 4" },
+		{ "tap=a,mtu=67", "68 to 65535" },
+		{ "tap=a,mtu=65536", "68 to 65535" },
+		{ "tap=a,vhost=x", "yes, no or auto" },
+		{ "tap=a,id=123456789012345678901", "at most 20 bytes" },
+		{ "tap=a,b", "\"b\": unknown word" },
+		{ "vt0", "--net vt0: is it tap=vt0? `vinit run --help` lists the words" },
+		{ "tap", "a value is missing" },
+	};
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		CHECK_EQ(run_config("", 2, (char *[]){ "--net", bad[i].value }), -EINVAL);
+		CHECK(strstr(log_text, bad[i].log));
+	}
+	CHECK_EQ(run_config("[guest]\nkernel = k\n[net]\ntap = t\nmac = 02:00:5e:10:FF:0a\n[net]\n"
+			    "bridge = br0\nqueues = 4\nmtu = 9000\nvhost = no\nid = lan\n", 0, NULL), 0);
+	CHECK_EQ(guest.nr_nics, 2);
+	CHECK(guest.nic[0].kind == NET_TAP && guest.nic[0].has_mac && !guest.nic[0].vhost);
+	CHECK(!memcmp(guest.nic[0].mac, "\2\0\x5e\x10\xff\xa", 6));
+	CHECK(guest.nic[1].kind == NET_BRIDGE && guest.nic[1].queues == 4 && guest.nic[1].mtu == 9000);
+	CHECK(guest.nic[1].vhost == NET_VHOST_NO && !guest.nic[1].has_mac);
+	CHECK_STR(guest.nic[1].id, "lan");
+	CHECK_EQ(config_check(&guest), 0);
+	CHECK_EQ(run_config("", 5, (char *[]){ "--kernel=k", "--net", "passt=/p,,q", "--net",
+					       "tap=x,vhost" }), 0);
+	CHECK_EQ(guest.nr_nics, 2);
+	CHECK_EQ(guest.nic[0].kind, NET_PASST);
+	CHECK_STR(guest.nic[0].peer, "/p,q");
+	CHECK_EQ(guest.nic[1].vhost, NET_VHOST_YES);
+	CHECK_EQ(config_check(&guest), 0);
+	guest.nic[0].queues = 2;
+	CHECK_EQ(config_check(&guest), -EINVAL);
+	guest.nic[0].queues = 1;
+	guest.nic[0].vhost = NET_VHOST_YES;
+	CHECK_EQ(config_check(&guest), -EINVAL);
+	CHECK_EQ(run_config("[guest]\nkernel = k\n[net]\nmtu = 1500\n", 0, NULL), 0);
+	CHECK_EQ(config_check(&guest), -EINVAL);
+}
+
 /* A key that takes fixed words names them all when it gets another. */
 static void run_words(void)
 {
@@ -342,6 +399,28 @@ static void run_words(void)
 	config_free(&guest);
 }
 
+/* Each by its own name, beside the C library's list; what has none is told from "no error". */
+static void errno_names(void)
+{
+	int named = 0;
+
+	for (int i = 1; i < 200; i++) {
+		const char *name = errno_name(i), *theirs = strerrorname_np(i);
+
+		CHECK_STR(errno_name(-i), name);
+		if (*name != 'E') {
+			CHECK_STR(name, "an errno without a name here");
+			continue;
+		}
+		named++;
+		CHECK_STR(name, theirs ? theirs : "nothing");
+	}
+	CHECK(named > 70);
+	CHECK_STR(errno_name(ENOENT), "ENOENT");
+	CHECK_STR(errno_name(EKEYREJECTED), "EKEYREJECTED");
+	CHECK_STR(errno_name(0), "no error");
+}
+
 int main(void)
 {
 	RUN(good);
@@ -349,10 +428,12 @@ int main(void)
 	RUN(long_lines);
 	RUN(stops_at_callback);
 	RUN(files);
+	RUN(errno_names);
 	RUN(values);
 	RUN(names);
 	RUN(run_sections);
 	RUN(run_disks);
+	RUN(run_nets);
 	RUN(run_words);
 	return TEST_RESULT();
 }

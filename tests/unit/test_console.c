@@ -20,10 +20,35 @@
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
+#include "tests/unit/allocs.h"
 #include "tests/unit/test.h"
 #include "vm/event.h"
 #include "vm/log.h"
 #include "vm/terminal.h"
+
+/* Nothing is allocated by a console that is open. */
+static int counted_open(struct console **c, const char *spec, struct event_loop *loop)
+{
+	bool another = allocs.at_work;
+	int ret;
+
+	if (another)
+		allocs_end();
+	ret = console_open(c, spec, loop);
+	if (!ret || another)
+		allocs_begin(allocs_always);
+	return ret;
+}
+
+static void counted_close(struct console *c, unsigned int ms)
+{
+	if (allocs.at_work)
+		allocs_end();
+	console_close(c, ms);
+}
+
+#define console_open  counted_open
+#define console_close counted_close
 
 #define LIMIT_MS 5000
 
@@ -560,7 +585,7 @@ static void many_writers(void)
 	use_stdio(0, fd[1]);
 	CHECK_EQ(console_open(&c, "stdio", &loop), 0);
 	for (unsigned int i = 0; i < 3; i++)
-		pthread_create(&thread[i], NULL, write_much, c);
+		test_thread(&thread[i], write_much, c);
 	CHECK_EQ(read_all(fd[0], buf, sizeof(buf)), sizeof(buf));
 	for (unsigned int i = 0; i < 3; i++) {
 		void *done;

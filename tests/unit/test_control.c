@@ -175,12 +175,24 @@ static void test_configure(void)
 	CHECK_EQ(PUT("/drives/a", "{\"drive_id\":\"a\",\"path_on_host\":\"/a.img\","
 				  "\"is_root_device\":false,\"is_read_only\":true}"), 204);
 	CHECK_EQ(PUT("/drives/b-1", "{\"drive_id\":\"b-1\",\"path_on_host\":\"/b,c.img\","
-				    "\"direct\":true,\"discard\":true}"), 204);
+				    "\"direct\":true,\"discard\":true,\"io_engine\":\"Sync\"}"), 204);
 	CHECK_EQ(PUT("/drives/a", "{\"drive_id\":\"a\",\"path_on_host\":\"/a2.img\"}"), 204);
 	CHECK_EQ(c->nr_disks, 2);
 	CHECK(!strcmp(c->disk[0].path, "/a2.img") && !strcmp(c->disk[0].id, "a"));
 	CHECK(!c->disk[0].readonly);
 	CHECK(!strcmp(c->disk[1].path, "/b,c.img") && c->disk[1].direct && c->disk[1].discard);
+	CHECK_EQ(PUT("/network-interfaces/eth0", "{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\","
+						"\"guest_mac\":\"06:00:AC:10:00:02\"}"), 204);
+	CHECK_EQ(PUT("/network-interfaces/b", "{\"iface_id\":\"b\",\"bridge\":\"br0\",\"queues\":2,"
+					     "\"mtu\":9000,\"vhost\":false}"), 204);
+	CHECK_EQ(PUT("/network-interfaces/eth0", "{\"iface_id\":\"eth0\",\"passt\":\"/p.sock\"}"), 204);
+	CHECK_EQ(PUT("/network-interfaces/eth0", "{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\","
+						"\"guest_mac\":\"06:00:AC:10:00:0f\"}"), 204);
+	CHECK_EQ(c->nr_nics, 2);
+	CHECK(c->nic[0].kind == NET_TAP && !strcmp(c->nic[0].peer, "tap0") && c->nic[0].has_mac);
+	CHECK(!memcmp(c->nic[0].mac, "\6\0\xac\x10\0\xf", 6) && c->nic[0].vhost == NET_VHOST_AUTO);
+	CHECK(c->nic[1].kind == NET_BRIDGE && c->nic[1].queues == 2 && c->nic[1].mtu == 9000);
+	CHECK(!c->nic[1].has_mac && c->nic[1].vhost == NET_VHOST_NO);
 	CHECK_EQ(PUT("/vsock", "{\"guest_cid\":5}"), 204);
 	CHECK(c->vsock && c->vsock_cid == 5);
 	CHECK_EQ(PUT("/vsock", "{\"guest_cid\":2}"), 400);
@@ -191,9 +203,12 @@ static void test_configure(void)
 	CHECK_EQ(GET("/vm/config"), 200);
 	CHECK_STR(heard, "{\"boot-source\":{\"kernel_image_path\":\"/k2\",\"boot_args\":\"\"},"
 		"\"drives\":[{\"drive_id\":\"a\",\"path_on_host\":\"/a2.img\",\"is_root_device\":false,"
-		"\"is_read_only\":false,\"direct\":false,\"discard\":false},"
+		"\"is_read_only\":false,\"direct\":false,\"discard\":false,\"io_engine\":\"Auto\"},"
 		"{\"drive_id\":\"b-1\",\"path_on_host\":\"/b,c.img\",\"is_root_device\":false,"
-		"\"is_read_only\":false,\"direct\":true,\"discard\":true}],"
+		"\"is_read_only\":false,\"direct\":true,\"discard\":true,\"io_engine\":\"Sync\"}],"
+		"\"network-interfaces\":[{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\","
+		"\"guest_mac\":\"06:00:ac:10:00:0f\",\"queues\":1},"
+		"{\"iface_id\":\"b\",\"bridge\":\"br0\",\"queues\":2,\"mtu\":9000,\"vhost\":false}],"
 		"\"machine-config\":{\"vcpu_count\":2,\"mem_size_mib\":128,\"track_dirty_pages\":false,"
 		"\"huge_pages\":\"None\"},\"vsock\":{\"guest_cid\":5},\"entropy\":{},"
 		"\"logger\":{\"level\":\"info\"},\"on-reset\":\"restart\",\"stop-timeout\":30}");
@@ -596,7 +611,22 @@ static const struct bad {
 	{ "PUT", "/interrupts/", "{}", 404, "no such path" },
 	{ "PUT", "/Actions", "{}", 404, "no such path" },
 	{ "GET", "/machine-config?x=1", "", 400, "?x=1: there is nothing to ask for" },
-	{ "GET", "/network-interfaces/eth0", "", 404, "no such path" },
+	{ "GET", "/network-interfaces/eth0", "", 405, "expected PUT" },
+	{ "PUT", "/network-interfaces", "{}", 404, "no such path" },
+	{ "PUT", "/network-interfaces/a", "{\"iface_id\":\"b\",\"host_dev_name\":\"t\"}", 400,
+	  "\\\"iface_id\\\": expected what the path says" },
+	{ "PUT", "/network-interfaces/a", "{\"host_dev_name\":\"t\"}", 400, "iface_id" },
+	{ "PUT", "/network-interfaces/a", "{\"iface_id\":\"a\"}", 400, "one of them is expected" },
+	{ "PUT", "/network-interfaces/a",
+	  "{\"iface_id\":\"a\",\"host_dev_name\":\"t\",\"bridge\":\"b\"}", 400, "one of tap, bridge" },
+	{ "PUT", "/network-interfaces/a",
+	  "{\"iface_id\":\"a\",\"host_dev_name\":\"t\",\"guest_mac\":\"01:00:00:00:00:00\"}", 400, "MAC" },
+	{ "PUT", "/network-interfaces/a",
+	  "{\"iface_id\":\"a\",\"host_dev_name\":\"t\",\"guest_mac\":\"02:00:00:00:00:00:00\"}", 400, "" },
+	{ "PUT", "/network-interfaces/a",
+	  "{\"iface_id\":\"a\",\"host_dev_name\":\"t\",\"queues\":5}", 400, "1 to 4" },
+	{ "PUT", "/network-interfaces/a",
+	  "{\"iface_id\":\"a\",\"host_dev_name\":\"t\",\"rx_rate_limiter\":{}}", 400, "rx_rate_limiter" },
 	/* methods */
 	{ "PUT", "/", "{}", 405, "PUT /: expected GET" },
 	{ "DELETE", "/machine-config", "", 405, "expected GET, PUT, PATCH" },

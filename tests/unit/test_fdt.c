@@ -440,6 +440,7 @@ static void machine_v3(void)
 	IS_CELLS("/serial@9000000:clock-frequency", 1843200);
 	IS_CELLS("/serial@9000000:reg-shift", 0);
 	IS_CELLS("/serial@9000000:reg-io-width", 1);
+	IS_CELLS("/serial@9000000:fifo-size", 64);
 
 	IS_STRING("/clock-apb:compatible", "fixed-clock");
 	IS_CELLS("/clock-apb:#clock-cells", 0);
@@ -447,12 +448,15 @@ static void machine_v3(void)
 	IS_STRING("/rtc@9010000:compatible", "arm,pl031\0arm,primecell");
 	IS_CELLS("/rtc@9010000:reg", 0, 0x09010000, 0, 0x1000);
 	IS_CELLS("/rtc@9010000:interrupts", 0, LAYOUT_RTC_SPI, 4);
+	IS_CELLS("/rtc@9010000:arm,primecell-periphid", 0x00041031);
 	IS_CELLS("/rtc@9010000:clocks", 2);
 	IS_STRING("/rtc@9010000:clock-names", "apb_pclk");
 	IS_STRING("/gpio@9030000:compatible", "arm,pl061\0arm,primecell");
 	IS_CELLS("/gpio@9030000:reg", 0, 0x09030000, 0, 0x1000);
 	IS_CELLS("/gpio@9030000:interrupts", 0, LAYOUT_GPIO_SPI, 4);
+	IS_CELLS("/gpio@9030000:arm,primecell-periphid", 0x00041061);
 	IS_CELLS("/gpio@9030000:#gpio-cells", 2);
+	IS_CELLS("/gpio@9030000:gpio-reserved-ranges", 0, 3, 4, 4);
 	IS_EMPTY("/gpio@9030000:gpio-controller");
 	IS_CELLS("/gpio@9030000:phandle", 3);
 	IS_STRING("/gpio-keys:compatible", "gpio-keys");

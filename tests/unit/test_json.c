@@ -231,7 +231,7 @@ static void test_outermost(void)
 
 /* --- tables --------------------------------------------------------------------------------- */
 
-static const char *const words[] = { "Paused", "Resumed", NULL };
+static const char words[] = "Paused\0Resumed\0";
 
 struct target {
 	bool b;

@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "tests/unit/test.h"
 
@@ -20,7 +23,17 @@
 #define putchar	  own_putchar
 #define strtoull  own_strtoull
 #define strstr	  own_strstr
+#define gmtime_r  own_gmtime_r
 #define realpath  own_realpath
+#define strcpy own_strcpy
+#define getenv own_getenv
+#define memchr own_memchr
+#define strchrnul own_strchrnul
+#define strchr own_strchr
+#define strspn own_strspn
+#define strcspn own_strcspn
+#define strncasecmp own_strncasecmp
+#define strcasecmp own_strcasecmp
 #define pthread_mutex_init own_mutex_init
 #define pthread_mutex_destroy own_mutex_destroy
 #define pthread_mutex_lock own_mutex_lock
@@ -31,6 +44,16 @@
 #define pthread_cond_timedwait own_cond_timedwait
 #define pthread_cond_signal own_cond_signal
 #define pthread_cond_broadcast own_cond_broadcast
+#define dup3 own_dup3
+#define socket own_socket
+#define accept4 own_accept4
+#define fexecve own_fexecve
+#define fchmod own_fchmod
+#define fcntl own_fcntl
+#define fstatat own_fstatat
+#define lstat own_lstat
+#define fstat own_fstat
+#define stat(path, st) own_stat(path, st)
 #include "vm/libc.c"
 #undef snprintf
 #undef vsnprintf
@@ -40,7 +63,27 @@
 #undef putchar
 #undef strtoull
 #undef strstr
+#undef gmtime_r
 #undef realpath
+#undef dup3
+#undef socket
+#undef accept4
+#undef fexecve
+#undef fchmod
+#undef fcntl
+#undef fstatat
+#undef lstat
+#undef fstat
+#undef stat
+#undef strcpy
+#undef getenv
+#undef memchr
+#undef strchrnul
+#undef strchr
+#undef strspn
+#undef strcspn
+#undef strncasecmp
+#undef strcasecmp
 
 /* The sizes are all that matter at an end: nothing, one, cut short, just cut, just enough, plenty. */
 #define SAME(...)                                                                                  \
@@ -186,6 +229,159 @@ static void words_found(void)
 	}
 }
 
+static void dates(void)
+{
+	static const time_t first[] = { 0, 951696000 /* 2000-02-28 */, 4107456000 /* 2100-02-28 */ };
+	struct tm ours, theirs;
+
+	for (size_t i = 0; i < sizeof(first) / sizeof(*first); i++) {
+		/* four years and some, an odd while at a time */
+		for (time_t t = first[i]; t < first[i] + 1500 * 86400l; t += 9973) {
+			own_gmtime_r(&t, &ours);
+			gmtime_r(&t, &theirs);
+			CHECK(ours.tm_sec == theirs.tm_sec && ours.tm_min == theirs.tm_min &&
+			      ours.tm_hour == theirs.tm_hour && ours.tm_mday == theirs.tm_mday &&
+			      ours.tm_mon == theirs.tm_mon && ours.tm_year == theirs.tm_year &&
+			      ours.tm_wday == theirs.tm_wday && ours.tm_yday == theirs.tm_yday);
+		}
+	}
+}
+
+static bool same_stat(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_mode == b->st_mode &&
+	       a->st_nlink == b->st_nlink && a->st_uid == b->st_uid && a->st_rdev == b->st_rdev &&
+	       a->st_size == b->st_size && a->st_blksize == b->st_blksize &&
+	       a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+}
+
+static void files_asked(void)
+{
+	static const char *const paths[] = { "/", "/dev/null", "/proc/self/exe", "/etc/passwd" };
+	struct stat ours, theirs;
+
+	for (size_t i = 0; i < sizeof(paths) / sizeof(*paths); i++) {
+		int fd = open(paths[i], O_RDONLY | O_CLOEXEC), dir = open("/", O_PATH);
+
+		CHECK(!own_stat(paths[i], &ours) && !stat(paths[i], &theirs));
+		CHECK(same_stat(&ours, &theirs));
+		CHECK(!own_lstat(paths[i], &ours) && !lstat(paths[i], &theirs));
+		CHECK(same_stat(&ours, &theirs));
+		CHECK(!own_fstat(fd, &ours) && !fstat(fd, &theirs));
+		CHECK(same_stat(&ours, &theirs));
+		CHECK(!own_fstatat(dir, paths[i], &ours, 0) && !fstatat(dir, paths[i], &theirs, 0));
+		CHECK(same_stat(&ours, &theirs));
+		close(fd);
+		close(dir);
+	}
+	errno = 0;
+	CHECK_EQ(own_stat("/none", &ours), -1);
+	CHECK_EQ(errno, ENOENT);
+	errno = 0;
+	CHECK_EQ(own_fstat(-1, &ours), -1);
+	CHECK_EQ(errno, EBADF);
+}
+
+static void descriptors(void)
+{
+	char name[] = "/tmp/vinit-libc-XXXXXX";
+	int fd = mkstemp(name), copy, s;
+	struct flock lock = { .l_type = F_WRLCK };
+	struct stat st;
+
+	CHECK(fd >= 0);
+	unlink(name);
+	CHECK_EQ(own_fchmod(fd, 0640), 0);
+	CHECK(!fstat(fd, &st) && (st.st_mode & 07777) == 0640);
+	copy = own_fcntl(fd, F_DUPFD_CLOEXEC, 100);
+	CHECK(copy >= 100);
+	CHECK_EQ(fcntl(copy, F_GETFD), FD_CLOEXEC);
+	CHECK_EQ(own_dup3(fd, 90, O_CLOEXEC), 90);
+	CHECK_EQ(fcntl(90, F_GETFD), FD_CLOEXEC);
+	CHECK_EQ(own_fcntl(fd, F_SETFL, O_APPEND), 0);
+	CHECK(fcntl(copy, F_GETFL) & O_APPEND);
+	CHECK_EQ(own_fcntl(fd, F_OFD_SETLK, &lock), 0);
+	close(copy);
+	close(90);
+	close(fd);
+	s = own_socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	CHECK(s >= 0 && fcntl(s, F_GETFD) == FD_CLOEXEC);
+	errno = 0;
+	CHECK_EQ(own_accept4(s, NULL, NULL, SOCK_CLOEXEC), -1);
+	CHECK_EQ(errno, EINVAL); /* it does not listen */
+	close(s);
+}
+
+static void runs_what_is_open(void)
+{
+	int fd = open("/bin/sh", O_PATH | O_CLOEXEC), status = 0;
+	pid_t pid = fork();
+
+	if (!pid) {
+		own_fexecve(fd, (char *[]){ "sh", "-c", "exit $N", NULL }, (char *[]){ "N=7", NULL });
+		_exit(errno == ENOSYS ? 8 : 1);
+	}
+	CHECK_EQ(waitpid(pid, &status, 0), pid);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 8)
+		printf("  no execveat() here (QEMU's user emulation)\n");
+	else
+		CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+	close(fd);
+}
+
+static int sign(int n)
+{
+	return (n > 0) - (n < 0);
+}
+
+static void words_compared(void)
+{
+	static const char *const words[] = {
+		"", "a", "A", "b", "Z", "[", "`", "z", "{", "@", "ab", "aB", "Abc", "abcd", "a\xe4", "A\xc4", "Content-Length",
+		"content-length:",
+	};
+	const char **sets = (const char *[]){ "", "a", "ab", "Ctn", "zb:-" };
+
+	for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++) {
+		const char *a = words[i];
+		size_t len = strlen(a) + 1;
+
+		for (int c = 0; c < 256; c++) {
+			CHECK(own_strchr(a, c) == strchr(a, c));
+			CHECK(own_strchrnul(a, c) == strchrnul(a, c));
+			CHECK(own_memchr(a, c, len) == memchr(a, c, len));
+			CHECK(own_memchr(a, c, len / 2) == memchr(a, c, len / 2));
+		}
+		for (int n = 0; n < 5; n++) {
+			CHECK_EQ(own_strspn(a, sets[n]), strspn(a, sets[n]));
+			CHECK_EQ(own_strcspn(a, sets[n]), strcspn(a, sets[n]));
+		}
+		for (size_t j = 0; j < sizeof(words) / sizeof(*words); j++) {
+			const char *b = words[j];
+
+			CHECK_EQ(sign(own_strcasecmp(a, b)), sign(strcasecmp(a, b)));
+			for (size_t n = 0; n < 5; n++)
+				CHECK_EQ(sign(own_strncasecmp(a, b, n)), sign(strncasecmp(a, b, n)));
+		}
+	}
+}
+
+static void words_around(void)
+{
+	char to[8] = "1234567";
+
+	CHECK(own_strcpy(to, "ab") == to);
+	CHECK(!memcmp(to, "ab\0" "4567", 8));
+	setenv("VINIT_TEST", "here", 1);
+	CHECK_STR(own_getenv("VINIT_TEST"), "here");
+	CHECK(!own_getenv("VINIT_TES"));
+	CHECK(!own_getenv("VINIT_TEST="));
+	setenv("VINIT_TEST", "", 1);
+	CHECK_STR(own_getenv("VINIT_TEST"), "");
+	unsetenv("VINIT_TEST");
+	CHECK(!own_getenv("VINIT_TEST"));
+}
+
 static void whole_paths(void)
 {
 	static const char *const paths[] = { "/", ".", "/proc/self/../self", "/dev/null", "/usr/../tmp/.",
@@ -318,6 +514,12 @@ int main(void)
 	RUN(prints);
 	RUN(numbers_read);
 	RUN(words_found);
+	RUN(words_compared);
+	RUN(words_around);
+	RUN(dates);
+	RUN(files_asked);
+	RUN(descriptors);
+	RUN(runs_what_is_open);
 	RUN(whole_paths);
 	RUN(locks);
 	RUN(conditions);

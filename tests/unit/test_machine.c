@@ -9,14 +9,18 @@
 #include <semaphore.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/un.h>
 #include "cmd/cmd.h"
 #include "cmd/config.h"
 #include "cmd/machine_priv.h"
 #include "tests/unit/inject.h"
+#include "virtio/blk.h"
 #include "vm/event.h"
 #include "vm/log.h"
 #include "vm/snapshot_dir.h"
 #include "vm/state_file.h"
+#include "vm/state_reader.h"
+#include "vm/state_writer.h"
 #include "vm/vcpu.h"
 
 #define MIB   (1ull << 20)
@@ -31,7 +35,8 @@
  */
 
 static char dir[] = "/tmp/machine.XXXXXX";
-static char path_kernel[64], path_disk[64], path_disk2[64], path_api[64], path_snapshot[64], path_new[64];
+static char path_kernel[64], path_net[64], path_disk[64], path_disk2[64], path_api[64], path_snapshot[64], path_new[64];
+static int net_fd; /* what listens at path_net */
 static char path_saved[64]; /* the snapshot that restores are of */
 
 static char *in_dir(char path[64], const char *name)
@@ -75,12 +80,33 @@ static void put_kernel(void)
 		put_file(in_dir(path_kernel, "kernel"), image, sizeof(image), sizeof(image));
 }
 
+/* In passt's place; says nothing to who connects. */
+static void put_net(void)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+
+	strcpy(addr.sun_path, in_dir(path_net, "net"));
+	net_fd = __real_socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	CHECK(!__real_bind(net_fd, (struct sockaddr *)&addr, sizeof(addr)));
+	CHECK(!__real_listen(net_fd, 64));
+}
+
+/* The connections of machines that were: the next ones need their places. */
+static void forget_connections(void)
+{
+	int fd;
+
+	while ((fd = __real_accept4(net_fd, NULL, NULL, 0)) >= 0)
+		close(fd);
+}
+
 static void put_files(void)
 {
 	CHECK(mkdtemp(dir) != NULL);
 	put_kernel();
 	put_file(in_dir(path_disk, "disk"), "", 0, MIB);
 	put_file(in_dir(path_disk2, "disk2"), "", 0, MIB);
+	put_net();
 	in_dir(path_api, "api");
 	in_dir(path_snapshot, "snapshot");
 	in_dir(path_new, "new");
@@ -119,6 +145,8 @@ static void remove_files(void)
 	unlink(path_kernel);
 	unlink(path_disk);
 	unlink(path_disk2);
+	unlink(path_net);
+	close(net_fd);
 	remove_snapshot(path_saved);
 	/* A file that was left behind is a failure, told by its name. */
 	CHECK(!rmdir(dir));
@@ -138,6 +166,7 @@ enum {
 
 static void make_config(struct guest_config *c, unsigned int with)
 {
+	forget_connections();
 	config_init(c);
 	c->console = words("null");
 	c->stop_timeout = 30;
@@ -159,6 +188,8 @@ static void make_config(struct guest_config *c, unsigned int with)
 	c->vsock_cid = 42;
 	c->nr_disks = 1;
 	c->disk[0].path = words(path_disk);
+	c->nr_nics = 1;
+	c->nic[0] = (struct nic_config){ .kind = NET_PASST, .peer = words(path_net), .mtu = 9000 };
 }
 
 /*
@@ -1236,23 +1267,39 @@ static bool refused(const uint8_t *state, size_t len)
 	return (err == -EBADMSG || err == -EOPNOTSUPP) && lseek(log_fd, 0, SEEK_CUR) > 20;
 }
 
-/* Every byte, every length, every version of the file. */
-static void damaged(void)
+static ssize_t read_state(const char *path, uint8_t *state, size_t room)
 {
-	static uint8_t state[STATE_FILE_MAX / 64];
-	char from[128], to[128];
-	int fd, wrong = 0;
+	char file[128];
 	ssize_t len;
+	int fd;
 
-	snprintf(from, sizeof(from), "%s/" SNAPSHOT_STATE, path_saved);
-	fd = __real_open(from, O_RDONLY | O_CLOEXEC, 0);
-	len = read(fd, state, sizeof(state));
+	snprintf(file, sizeof(file), "%s/" SNAPSHOT_STATE, path);
+	fd = __real_open(file, O_RDONLY | O_CLOEXEC, 0);
+	len = read(fd, state, room);
 	close(fd);
-	CHECK(len > 1000 && len < (ssize_t)sizeof(state));
+	CHECK(len > 1000 && len < (ssize_t)room);
+	return len;
+}
+
+/* Of path_saved, to @state; path_new is made, and has the memory alone. */
+static ssize_t copy_saved(uint8_t *state, size_t room)
+{
+	char from[128], to[128];
+
 	CHECK(!mkdir(path_new, 0700));
 	snprintf(from, sizeof(from), "%s/" SNAPSHOT_MEMORY, path_saved);
 	snprintf(to, sizeof(to), "%s/" SNAPSHOT_MEMORY, path_new);
 	CHECK(!link(from, to));
+	return read_state(path_saved, state, room);
+}
+
+/* Every byte, every length, every version of the file. */
+static void damaged(void)
+{
+	static uint8_t state[STATE_FILE_MAX / 64];
+	ssize_t len = copy_saved(state, sizeof(state));
+	int wrong = 0;
+
 	CHECK(!refused(state, (size_t)len)); /* undamaged */
 	for (ssize_t i = 0; i < len && wrong < 10; i++) {
 		uint8_t was = state[i];
@@ -1273,6 +1320,146 @@ static void damaged(void)
 	remove_snapshot(path_new);
 }
 
+/*
+ * --- other versions ------------------------------------------------------------------------------
+ */
+
+#define MACH STATE_TAG('M', 'A', 'C', 'H')
+
+/* What version 1 had behind its first three numbers, for the machine of version_1(). */
+static void put_version_1(struct state_writer *w)
+{
+	state_writer_string(w, path_kernel);
+	state_writer_string(w, "");
+	state_writer_string(w, "quiet");
+	state_writer_bool(w, false);
+	state_writer_string(w, "null");
+	state_writer_string(w, "null");
+	state_writer_bool(w, true); /* rng */
+	state_writer_bool(w, true);
+	state_writer_u64(w, 42);
+	state_writer_u32(w, 1);
+	state_writer_string(w, path_disk);
+	state_writer_string(w, "");
+	for (unsigned int i = 0; i < 3; i++)
+		state_writer_bool(w, false);
+	state_writer_u32(w, 0); /* regions */
+}
+
+/* The state in @path, its section MACH of another version; with 1, what that version had in it. */
+static void change_version(const char *path, uint32_t version)
+{
+	struct snapshot_dir files;
+	struct state_section s;
+	struct state_reader r;
+	struct state_writer w;
+
+	CHECK(!snapshot_dir_open(&files, path, false));
+	CHECK(!state_reader_open(&r, &files, arch_name));
+	state_writer_init(&w, arch_name);
+	for (uint32_t i = 0; state_reader_at(&r, &s, i); i++) {
+		bool changes = s.tag == MACH;
+
+		state_writer_begin(&w, s.tag, s.instance, changes ? version : s.version);
+		state_writer_bytes(&w, s.payload, changes && version == 1 ? 16 : s.len);
+		if (changes && version == 1)
+			put_version_1(&w);
+		state_writer_end(&w);
+	}
+	CHECK(!state_writer_save(&w, &files));
+	CHECK(!renameat(files.fd, SNAPSHOT_STATE ".new", files.fd, SNAPSHOT_STATE));
+	state_writer_fini(&w);
+	state_reader_close(&r);
+	snapshot_dir_close(&files);
+}
+
+static void look_restored(void)
+{
+	const struct guest_config *c = machine->config;
+
+	CHECK_EQ(c->cpus, 2);
+	CHECK_EQ(c->memory, RAM);
+	CHECK(c->rng && c->vsock && c->vsock_cid == 42);
+	CHECK_EQ(c->nr_nics, 0);
+	CHECK_EQ(c->nr_disks, 1);
+	CHECK_STR(c->disk[0].path, path_disk);
+	CHECK_EQ(c->disk[0].engine, BLK_AUTO);
+	CHECK_EQ(c->disk[0].queues, 1);
+}
+
+/* A machine that version 1 knew goes on from a snapshot that says so, and runs. */
+static void version_1(void)
+{
+	now = PAUSED;
+	nr_done = 0;
+	make_config(&config, WITH_KERNEL | WITH_API);
+	free(config.nic[0].peer);
+	config.nr_nics = 0;
+	config.disk[0].queues = 1;
+	up_as_configured();
+	step(do_pause);
+	step(do_full);
+	wait_for(&done_called, "the snapshot");
+	CHECK_EQ(done_ret, 0);
+	finish();
+	change_version(path_new, 1);
+	make_config(&config, WITH_RESTORE | WITH_API);
+	free(config.restore);
+	config.restore = words(path_new);
+	up_as_configured();
+	wait_state(STATE_RUNNING);
+	on_loop(look_restored);
+	leave();
+}
+
+static void look_given(void)
+{
+	const struct guest_config *c = machine->config;
+
+	CHECK_STR(c->disk[0].path, path_disk2);
+	CHECK_EQ(c->disk[0].engine, BLK_SYNC);
+	CHECK_EQ(c->disk[0].queues, 2); /* the guest knows them: as they were, with two vCPUs */
+	CHECK(c->nic[0].kind == NET_PASST && c->nic[0].vhost == NET_VHOST_NO && c->nic[0].mtu == 9000);
+	CHECK(c->trap_registers && c->boot_timer);
+}
+
+/* What is the host's is as it is given, not as the snapshot has it. */
+static void given(void)
+{
+	now = PAUSED;
+	nr_done = 0;
+	make_config(&config, WITH_RESTORE | WITH_API);
+	config.nr_disks = config.nr_nics = 1;
+	config.disk[0] = (struct disk_config){ .path = words(path_disk2), .engine = BLK_SYNC };
+	config.nic[0] = (struct nic_config){ .kind = NET_PASST, .peer = words(path_net), .vhost = NET_VHOST_NO };
+	config.trap_registers = config.boot_timer = true;
+	up_as_configured();
+	wait_state(STATE_RUNNING);
+	on_loop(look_given);
+	leave();
+}
+
+/* A section MACH that is whole, but of a version that there is none of yet, or never was. */
+static void later_version(void)
+{
+	static const uint32_t versions[] = { 0, 3, UINT32_MAX };
+	static uint8_t state[STATE_FILE_MAX / 64];
+	char text[1024];
+	ssize_t len, show;
+
+	for (unsigned int i = 0; i < sizeof(versions) / sizeof(*versions); i++) {
+		len = copy_saved(state, sizeof(state));
+		CHECK(!refused(state, (size_t)len)); /* puts it there */
+		change_version(path_new, versions[i]);
+		len = read_state(path_new, state, sizeof(state));
+		CHECK(refused(state, (size_t)len));
+		show = __real_pread(log_fd, text, sizeof(text) - 1, 0);
+		text[show > 0 ? show : 0] = '\0';
+		CHECK(strstr(text, "version"));
+		remove_snapshot(path_new);
+	}
+}
+
 /* All, or the one that is named. */
 #define RUN_ONE(fn)                                                                                \
 	do {                                                                                       \
@@ -1284,6 +1471,11 @@ int main(int argc, char **argv)
 {
 	sigset_t set;
 
+	if (!(CONFIG_VIRTIO_BLK && CONFIG_VIRTIO_CONSOLE && CONFIG_VIRTIO_NET && CONFIG_VIRTIO_RNG &&
+	      CONFIG_VSOCK)) {
+		puts("skip machine: its machines have devices that this configuration leaves out");
+		return 0;
+	}
 	/* As machine_run() does for its own thread: signals are its signalfd's. */
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
@@ -1320,6 +1512,9 @@ int main(int argc, char **argv)
 	RUN_ONE(snapshot_fails);
 	RUN_ONE(restore_fails);
 	RUN_ONE(damaged);
+	RUN_ONE(version_1);
+	RUN_ONE(given);
+	RUN_ONE(later_version);
 	RUN(remove_files);
 	return TEST_RESULT();
 }

@@ -35,7 +35,55 @@ static struct {
 	unsigned int nr_io;
 	unsigned int fail_at; /* the how manieth KVM_IOEVENTFD assignment fails, from 1; 0: none */
 	unsigned int nr_irqfd;
+	bool readonly_mem; /* KVM_CAP_READONLY_MEM */
+	struct {
+		struct kvm_userspace_memory_region arg;
+		uint32_t generation, config[4]; /* what the page said then */
+	} slot[8];
+	unsigned int nr_slot, slot_fail_at;
+	uint32_t *cleaned; /* what a guest sees that reads past the cache */
+	const uint32_t *page;
 } kvm;
+
+static int kvm_slot(const struct kvm_userspace_memory_region *arg)
+{
+	const uint32_t *reg = (const uint32_t *)(uintptr_t)arg->userspace_addr;
+
+	if (kvm.nr_slot == 8)
+		return -ENOSPC;
+	kvm.slot[kvm.nr_slot].arg = *arg;
+	kvm.slot[kvm.nr_slot].generation = reg[VIRTIO_MMIO_CONFIG_GENERATION / 4];
+	memcpy(kvm.slot[kvm.nr_slot].config, reg + VIRTIO_MMIO_CONFIG / 4, 16);
+	kvm.nr_slot++;
+	return kvm.nr_slot == kvm.slot_fail_at ? -ENOMEM : 0;
+}
+
+int kvm_has(int fd, int cap)
+{
+	return cap == KVM_CAP_READONLY_MEM && kvm.readonly_mem;
+}
+
+static void cache_clean(const void *p)
+{
+	uintptr_t i = (uintptr_t)p - (uintptr_t)kvm.page;
+
+	/* Of several, the one that was made last is watched. */
+	if (i < VIRTIO_MMIO_PAGE)
+		kvm.cleaned[i / 4] = kvm.page[i / 4];
+}
+
+void (*const arch_cache_clean)(const void *p) = cache_clean;
+
+/* From now on each word of @reg that changes has to be cleaned. */
+static void watch_page(struct virtio_mmio *mmio)
+{
+	static uint32_t cleaned[VIRTIO_MMIO_WORDS];
+
+	memcpy(cleaned, mmio->reg, sizeof(cleaned));
+	kvm.cleaned = cleaned;
+	kvm.page = mmio->reg;
+	mmio->clean = cache_clean;
+}
 
 int kvm_ioctl_raw(int fd, unsigned long request, void *arg)
 {
@@ -47,6 +95,8 @@ int kvm_ioctl_raw(int fd, unsigned long request, void *arg)
 		kvm.nr_irqfd++;
 		return 0;
 	}
+	if (request == KVM_SET_USER_MEMORY_REGION)
+		return kvm_slot(arg);
 	return -ENOTTY;
 }
 
@@ -72,6 +122,20 @@ void arch_virtio_slot(unsigned int i, struct arch_slot *slot)
 #define NR_QUEUES 3
 #define RAM_GPA	  0x10000
 #define RAM_SIZE  0x10000
+
+static struct {
+	uint64_t addr;
+	uint32_t size;
+} kept[64];
+static unsigned int nr_kept;
+
+void coalesced_add(struct vm *vm, bool pio, uint64_t addr, uint32_t size)
+{
+	(void)vm;
+	CHECK(!pio);
+	kept[nr_kept % 64].addr = addr;
+	kept[nr_kept++ % 64].size = size;
+}
 
 struct fake {
 	struct virtio_dev dev;
@@ -232,6 +296,7 @@ static struct fake *fake_new_on(const struct virtio_ops *ops, struct event_loop 
 	/* Whatever was in the struct before. */
 	memset(&f->mmio, 0xa5, sizeof(f->mmio));
 	CHECK_EQ(virtio_mmio_init(&f->mmio, &f->dev, &f->mem, loop, &f->irq), 0);
+	watch_page(&f->mmio);
 	return f;
 }
 
@@ -275,6 +340,12 @@ static uint64_t rd_len(struct fake *f, uint64_t offset, unsigned int len)
 	memset(data, 0x5a, sizeof(data));
 	virtio_mmio_access(&f->mmio, offset, data, len, false);
 	CHECK_EQ(data[len], 0x5a);
+	/* A guest that has the page reads the same, and so does one that reads past the cache. */
+	if (kvm.page == f->mmio.reg) {
+		if (offset < VIRTIO_MMIO_PAGE && len <= VIRTIO_MMIO_PAGE - offset && (len & (len - 1)) == 0)
+			CHECK(!memcmp(data, (uint8_t *)f->mmio.reg + offset, len));
+		CHECK(!memcmp(kvm.cleaned, f->mmio.reg, VIRTIO_MMIO_PAGE));
+	}
 	memcpy(&v, data, len);
 	return le64toh(v);
 }
@@ -409,6 +480,7 @@ static void power_on_registers(void)
 /* Everything that a driver can change, in one piece. */
 struct picture {
 	struct virtio_mmio mmio;
+	uint32_t reg[VIRTIO_MMIO_WORDS];
 	struct queue vq[VIRTIO_MAX_QUEUES];
 	uint8_t config[VIRTIO_MAX_CONFIG];
 	uint64_t acked;
@@ -422,6 +494,7 @@ static struct picture *picture(struct fake *f)
 	if (!p)
 		exit(1);
 	memcpy(&p->mmio, &f->mmio, sizeof(p->mmio));
+	memcpy(p->reg, f->mmio.reg, sizeof(p->reg));
 	memcpy(p->vq, f->dev.vq, sizeof(p->vq));
 	memcpy(p->config, f->dev.config, sizeof(p->config));
 	p->acked = f->dev.acked;
@@ -438,7 +511,10 @@ static bool unchanged(struct fake *f, struct picture *before)
 	return same;
 }
 
-/* In a state where every aligned write would do something, nothing else does. */
+/*
+ * In a state where every aligned write would do something, nothing else does. Reads are the page's,
+ * but for those of a width that no load has.
+ */
 static void registers_take_4_bytes(void)
 {
 	static const uint64_t values[] = { 0, 1, 2, 0x80, UINT64_MAX };
@@ -454,7 +530,8 @@ static void registers_take_4_bytes(void)
 		for (unsigned int len = 1; len <= 8; len++) {
 			if (len == 4 && offset % 4 == 0)
 				continue;
-			bad += rd_len(f, offset, len) != 0;
+			bad += len & (len - 1) && rd_len(f, offset, len) != 0;
+			rd_len(f, offset, len);
 			for (unsigned int i = 0; i < 5; i++)
 				wr_len(f, offset, values[i], len);
 		}
@@ -621,6 +698,7 @@ static void feature_negotiation(void)
 	virtio_mmio_fini(&f->mmio);
 	f->dev.no_ring_features = true;
 	CHECK_EQ(virtio_mmio_init(&f->mmio, &f->dev, &f->mem, NULL, &f->irq), 0);
+	watch_page(&f->mmio);
 	CHECK_EQ(f->mmio.offered, FAKE_FEATURES | VERSION_1 | RING_RESET);
 	fake_free(f);
 }
@@ -1029,6 +1107,7 @@ static void notify(void)
 	/* The last of as many as there can be, and the one behind. */
 	f->dev.nr_queues = VIRTIO_MAX_QUEUES;
 	CHECK_EQ(virtio_mmio_init(&f->mmio, &f->dev, &f->mem, NULL, &f->irq), 0);
+	watch_page(&f->mmio);
 	wr(f, VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_MAX_QUEUES - 1);
 	wr(f, VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_MAX_QUEUES);
 	CHECK_EQ(drained(f->mmio.kick_fd[VIRTIO_MAX_QUEUES - 1]), 1);
@@ -1166,6 +1245,7 @@ static void config_reads(void)
 		virtio_mmio_fini(&f->mmio);
 		f->dev.config_len = lens[i];
 		CHECK_EQ(virtio_mmio_init(&f->mmio, &f->dev, &f->mem, NULL, &f->irq), 0);
+		watch_page(&f->mmio);
 		for (unsigned int offset = 0; offset < 0x1010; offset++) {
 			for (unsigned int w = 0; w < 4; w++) {
 				uint64_t want = 0;
@@ -1240,6 +1320,7 @@ static void config_writes(void)
 	virtio_mmio_fini(&f->mmio);
 	f->dev.config_len = 0;
 	CHECK_EQ(virtio_mmio_init(&f->mmio, &f->dev, &f->mem, NULL, &f->irq), 0);
+	watch_page(&f->mmio);
 	wr(f, 0x100, 0);
 	CHECK_EQ(rd(f, 0x100), 0);
 	fake_free(f);
@@ -1438,13 +1519,18 @@ static void attach(void)
 	CHECK_EQ(virtio_mmio_attach(&f->mmio, &f->dev, vm, 3), 0);
 	CHECK_EQ(kvm.nr_irqfd, 1);
 	CHECK_EQ(f->mmio.irq->gsi, 8);
-	CHECK_EQ(kvm.nr_io, NR_QUEUES);
+	CHECK_EQ(kvm.nr_io, 1 + NR_QUEUES);
+	CHECK_EQ(kvm.io[0].addr, 0xd0003064);
+	CHECK_EQ(kvm.io[0].len, 4);
+	CHECK_EQ(kvm.io[0].datamatch, 1);
+	CHECK_EQ(kvm.io[0].flags, KVM_IOEVENTFD_FLAG_DATAMATCH);
+	CHECK_EQ(kvm.io[0].fd, f->mmio.ack_fd);
 	for (unsigned int q = 0; q < NR_QUEUES; q++) {
-		CHECK_EQ(kvm.io[q].addr, 0xd0003050);
-		CHECK_EQ(kvm.io[q].len, 4);
-		CHECK_EQ(kvm.io[q].datamatch, q);
-		CHECK_EQ(kvm.io[q].flags, KVM_IOEVENTFD_FLAG_DATAMATCH);
-		CHECK_EQ(kvm.io[q].fd, f->mmio.kick_fd[q]);
+		CHECK_EQ(kvm.io[1 + q].addr, 0xd0003050);
+		CHECK_EQ(kvm.io[1 + q].len, 4);
+		CHECK_EQ(kvm.io[1 + q].datamatch, q);
+		CHECK_EQ(kvm.io[1 + q].flags, KVM_IOEVENTFD_FLAG_DATAMATCH);
+		CHECK_EQ(kvm.io[1 + q].fd, f->mmio.kick_fd[q]);
 		/* The loop reads the kicks of the queues that the device does not. */
 		CHECK_EQ(atomic_load(&f->mmio.kick[q].armed), q != 1);
 	}
@@ -1455,18 +1541,22 @@ static void attach(void)
 	start(f, VERSION_1);
 	virtio_mmio_detach(&f->mmio);
 	CHECK_EQ(f->reset, 2);
-	CHECK_EQ(kvm.nr_io, 2 * NR_QUEUES);
-	for (unsigned int q = 0; q < NR_QUEUES; q++) {
-		struct kvm_ioeventfd want = kvm.io[q];
+	CHECK_EQ(kvm.nr_io, 2 * (1 + NR_QUEUES));
+	CHECK_EQ(f->mmio.ack_fd, -1);
+	for (unsigned int i = 0; i <= NR_QUEUES; i++) {
+		struct kvm_ioeventfd want = kvm.io[i];
 
 		want.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN;
-		CHECK(!memcmp(&want, &kvm.io[NR_QUEUES + q], sizeof(want)));
+		/* The queues' first. */
+		CHECK(!memcmp(&want, &kvm.io[i ? NR_QUEUES + i : 2 * NR_QUEUES + 1], sizeof(want)));
+	}
+	for (unsigned int q = 0; q < NR_QUEUES; q++) {
 		CHECK_EQ(f->mmio.kick_fd[q], -1);
 		CHECK(!atomic_load(&f->mmio.kick[q].armed));
 	}
 
 	/* Any of the ioeventfds fails, then the bus: all undone, only what was made. */
-	for (unsigned int fail = 1; fail <= NR_QUEUES; fail++) {
+	for (unsigned int fail = 1; fail <= 1 + NR_QUEUES; fail++) {
 		memset(&kvm, 0, sizeof(kvm));
 		kvm.fail_at = fail;
 		CHECK_EQ(virtio_mmio_attach(&f->mmio, &f->dev, vm, 4), -ENOSPC);
@@ -1476,13 +1566,190 @@ static void attach(void)
 	}
 	memset(&kvm, 0, sizeof(kvm));
 	CHECK_EQ(virtio_mmio_attach(&f->mmio, &f->dev, vm, 3), -EEXIST);
-	CHECK_EQ(kvm.nr_io, 2 * NR_QUEUES);
+	CHECK_EQ(kvm.nr_io, 2 * (1 + NR_QUEUES));
 	CHECK(!f->dev.mmio);
 
 	irq_fini(&vm->irqs);
 	event_loop_fini(&loop);
 	free(vm);
 	fake_free(f);
+}
+
+/* A machine with a KVM to look at, and a device in its slot 3. */
+static struct vm *vm_of(struct fake *f)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+
+	if (!vm)
+		exit(1);
+	virtio_mmio_fini(&f->mmio);
+	vm->fd = 1000;
+	vm->mem = f->mem;
+	vm->mem.vm_fd = 1000;
+	irq_init(&vm->irqs, 1000);
+	memset(&kvm, 0, sizeof(kvm));
+	kvm.readonly_mem = true;
+	return vm;
+}
+
+static void vm_free(struct vm *vm)
+{
+	irq_fini(&vm->irqs);
+	free(vm);
+}
+
+static void same_slot(unsigned int n, const struct virtio_mmio *mmio, bool there)
+{
+	CHECK_EQ(kvm.slot[n].arg.slot, MEMORY_DEVICE_SLOTS + 3);
+	CHECK_EQ(kvm.slot[n].arg.flags, KVM_MEM_READONLY);
+	CHECK_EQ(kvm.slot[n].arg.guest_phys_addr, 0xd0003000);
+	CHECK_EQ(kvm.slot[n].arg.memory_size, there ? (uint64_t)getpagesize() : 0);
+	CHECK_EQ(kvm.slot[n].arg.userspace_addr, (uintptr_t)mmio->reg);
+}
+
+/* The page is there from attach to detach, but for the moment in which more than a word changes. */
+static void register_page(void)
+{
+	struct fake *f = fake_new();
+	struct vm *vm = vm_of(f);
+	uint32_t before[4];
+
+	CHECK_EQ(virtio_mmio_attach(&f->mmio, &f->dev, vm, 3), 0);
+	CHECK_EQ(kvm.nr_slot, 1);
+	same_slot(0, &f->mmio, true);
+	CHECK(f->mmio.clean == arch_cache_clean);
+	watch_page(&f->mmio);
+	start(f, VERSION_1);
+	CHECK_EQ(kvm.nr_slot, 1);
+
+	/* Four bytes of one word; no byte; and what is beyond a word's end but says the same. */
+	virtio_config_change(&f->dev, 4, "\x11\x22\x33\x44", 4);
+	virtio_config_change(&f->dev, 0, f->dev.config, CONFIG_LEN);
+	virtio_config_change(&f->dev, 2, (uint8_t[]){ 0, 0, f->dev.config[4] }, 3);
+	CHECK_EQ(kvm.nr_slot, 1);
+	CHECK_EQ(rd(f, VIRTIO_MMIO_CONFIG_GENERATION), 3);
+
+	memcpy(before, f->mmio.reg + VIRTIO_MMIO_CONFIG / 4, 16);
+	virtio_config_change(&f->dev, 3, "\x99\x99", 2);
+	CHECK_EQ(kvm.nr_slot, 3);
+	same_slot(1, &f->mmio, false);
+	CHECK_EQ(kvm.slot[1].generation, 3);
+	CHECK(!memcmp(kvm.slot[1].config, before, 16));
+	same_slot(2, &f->mmio, true);
+	CHECK_EQ(kvm.slot[2].generation, 4);
+	CHECK(!memcmp(kvm.slot[2].config, f->dev.config, CONFIG_LEN));
+
+	/* The driver's own write and a reset wait for nobody. */
+	wr_len(f, VIRTIO_MMIO_CONFIG, 0x1234, 2);
+	set_status(f, 0);
+	CHECK_EQ(kvm.nr_slot, 3);
+	virtio_mmio_detach(&f->mmio);
+	CHECK_EQ(kvm.nr_slot, 4);
+	CHECK_EQ(kvm.slot[3].arg.memory_size, 0);
+	vm_free(vm);
+	fake_free(f);
+}
+
+/*
+ * What KVM keeps until the next exit: whenever it is carried out, the page says the same and the
+ * device is not called, by writes of every width and of any value.
+ */
+static void kept_writes(void)
+{
+	static const uint32_t stage[] = { 0, ACK, ACK | DRIVER, NEGOTIATED, RUNNING, RUNNING | FAILED };
+	struct fake *f = fake_new();
+	struct vm *vm = vm_of(f);
+	static uint8_t before[4096];
+	uint32_t random = 1;
+
+	nr_kept = 0;
+	CHECK_EQ(virtio_mmio_attach(&f->mmio, &f->dev, vm, 3), 0);
+	watch_page(&f->mmio);
+	CHECK_EQ(nr_kept, 3);
+	for (uint64_t at = 0; at < 4096; at += 4) {
+		bool in = false;
+
+		for (unsigned int i = 0; i < nr_kept; i++)
+			in |= at >= kept[i].addr - 0xd0003000 && at < kept[i].addr - 0xd0003000 + kept[i].size;
+		CHECK_EQ(in, at == VIRTIO_MMIO_DRIVER_FEATURES || at == VIRTIO_MMIO_DRIVER_FEATURES_SEL ||
+				     at == VIRTIO_MMIO_QUEUE_NUM ||
+				     (at >= VIRTIO_MMIO_QUEUE_DESC_LOW && at < VIRTIO_MMIO_QUEUE_USED_HIGH + 4));
+	}
+	for (unsigned int s = 0; s < sizeof(stage) / sizeof(stage[0]); s++) {
+		unsigned int reset, called;
+
+		if (stage[s] == NEGOTIATED)
+			want_features(f, VERSION_1);
+		if (stage[s] == RUNNING)
+			set_queue(f, 0);
+		CHECK_EQ(set_status(f, stage[s]), stage[s]);
+		memcpy(before, f->mmio.reg, sizeof(before));
+		reset = f->reset;
+		called = f->activated + f->kicked[0] + f->queue_reset[0] + f->config_writes;
+		for (unsigned int n = 0; n < 1000; n++) {
+			unsigned int i = n % nr_kept;
+			uint64_t at = kept[i].addr - 0xd0003000;
+
+			random = random * 1664525 + 1013904223;
+			wr_len(f, at + (random >> 8) % kept[i].size, n % 3 ? random >> 24 & 3 : random,
+			       1u << (random >> 28 & 3));
+		}
+		CHECK(!memcmp(before, f->mmio.reg, sizeof(before)));
+		CHECK_EQ(f->reset, reset);
+		CHECK_EQ(f->activated + f->kicked[0] + f->queue_reset[0] + f->config_writes, called);
+	}
+	virtio_mmio_detach(&f->mmio);
+	vm_free(vm);
+	fake_free(f);
+}
+
+/* Wherever the slot can't be had, the device works without it. */
+static void no_register_page(void)
+{
+	enum { NO_CAP, TRAP, NO_SLOTS, FAILS, CASES };
+
+	for (unsigned int i = 0; i < CASES; i++) {
+		struct fake *f = fake_new();
+		struct vm *vm = vm_of(f);
+
+		kvm.readonly_mem = i != NO_CAP;
+		vm->config.trap_registers = i == TRAP;
+		vm->mem.max_slots = i == NO_SLOTS ? MEMORY_DEVICE_SLOTS + 3 : 0;
+		kvm.slot_fail_at = i == FAILS;
+		CHECK_EQ(virtio_mmio_attach(&f->mmio, &f->dev, vm, 3), 0);
+		CHECK_EQ(kvm.nr_slot, i == FAILS);
+		start(f, VERSION_1);
+		virtio_config_change(&f->dev, 3, "\x99\x99", 2);
+		CHECK_EQ(rd_len(f, VIRTIO_MMIO_CONFIG + 3, 2), 0x9999);
+		CHECK_EQ(rd(f, VIRTIO_MMIO_CONFIG_GENERATION), 1);
+		virtio_mmio_detach(&f->mmio);
+		CHECK_EQ(kvm.nr_slot, i == FAILS);
+		vm_free(vm);
+		fake_free(f);
+	}
+}
+
+/* The slot does not go, or does not come back: the configuration changes all the same. */
+static void register_page_lost(void)
+{
+	for (unsigned int fail = 2; fail <= 3; fail++) {
+		struct fake *f = fake_new();
+		struct vm *vm = vm_of(f);
+
+		kvm.slot_fail_at = fail;
+		CHECK_EQ(virtio_mmio_attach(&f->mmio, &f->dev, vm, 3), 0);
+		virtio_config_change(&f->dev, 3, "\x99\x99", 2);
+		CHECK_EQ(kvm.nr_slot, fail);
+		CHECK_EQ(rd_len(f, VIRTIO_MMIO_CONFIG + 3, 2), 0x9999);
+		virtio_config_change(&f->dev, 3, "\x88\x88", 2);
+		CHECK_EQ(rd_len(f, VIRTIO_MMIO_CONFIG + 3, 2), 0x8888);
+		/* It was there still, or isn't any more. */
+		CHECK_EQ(kvm.nr_slot, fail == 2 ? 4 : 3);
+		virtio_mmio_detach(&f->mmio);
+		CHECK_EQ(kvm.nr_slot, fail == 2 ? 5 : 3);
+		vm_free(vm);
+		fake_free(f);
+	}
 }
 
 /*
@@ -1635,6 +1902,7 @@ static void storm(void)
 	pthread_t thread;
 
 	log_set_level(LOG_ERROR);
+	kvm.page = NULL; /* what another thread changes meanwhile is not held against it */
 	pthread_mutex_lock(&f->dev.lock);
 	virtio_config_change(&f->dev, 0, (uint8_t[8]){ 0 }, 8);
 	pthread_mutex_unlock(&f->dev.lock);
@@ -1821,7 +2089,7 @@ static void state_comes_back(void)
 		memcpy(g->dev.config, f->dev.config, CONFIG_LEN);
 		CHECK_EQ(snapshot_load(&snap, &g->mmio), 0);
 		CHECK(g->dev.paused);
-		CHECK(!memcmp(f->mmio.reg, g->mmio.reg, sizeof(f->mmio.reg)));
+		CHECK(!memcmp(f->mmio.reg, g->mmio.reg, VIRTIO_MMIO_PAGE));
 		CHECK(!memcmp(f->ram, g->ram, RAM_SIZE));
 		CHECK_EQ(f->dev.acked, g->dev.acked);
 		CHECK_EQ(f->dev.active, g->dev.active);
@@ -2032,6 +2300,7 @@ static void regions_with_rings_stay(void)
 	CHECK_EQ(region_add(&vm->mem, &spec, &other, NULL), 0);
 	f->dev.vhost = true;
 	CHECK_EQ(virtio_mmio_attach(&f->mmio, &f->dev, vm, 0), 0);
+	watch_page(&f->mmio);
 	negotiate(f, VERSION_1);
 	wr(f, VIRTIO_MMIO_QUEUE_SEL, 1);
 	wr(f, VIRTIO_MMIO_QUEUE_NUM, 8);
@@ -2102,6 +2371,10 @@ int main(void)
 	RUN(queue_taken_away);
 	RUN(impossible_devices);
 	RUN(attach);
+	RUN(register_page);
+	RUN(kept_writes);
+	RUN(no_register_page);
+	RUN(register_page_lost);
 	RUN(echo_over_the_loop);
 	RUN(storm);
 	return TEST_RESULT();

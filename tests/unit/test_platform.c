@@ -289,6 +289,20 @@ static void pvpanic(void)
 	teardown();
 }
 
+/* The mechanism answers, and nothing is behind it. */
+static void pci(void)
+{
+	setup();
+	CHECK(out(LAYOUT_PCI_ADDRESS + 3, 1, 1));
+	CHECK(out(LAYOUT_PCI_ADDRESS, 0x80000000, 4));
+	CHECK_EQ(in(LAYOUT_PCI_ADDRESS, 4), 0x80000000);
+	CHECK_EQ(in(LAYOUT_PCI_ADDRESS, 1), 0);
+	CHECK_EQ(in(LAYOUT_PCI_ADDRESS + 2, 2), 0);
+	CHECK_EQ(in(LAYOUT_PCI_ADDRESS + 4, 4), UINT32_MAX);
+	CHECK(!out(LAYOUT_PCI_ADDRESS + 4, 0, 4));
+	teardown();
+}
+
 /* The same register where wider accesses reach it. */
 static void pvpanic_wide(void)
 {
@@ -445,6 +459,7 @@ int main(void)
 	RUN(reset_register);
 	RUN(i8042);
 	RUN(pvpanic);
+	RUN(pci);
 	RUN(pvpanic_wide);
 	RUN(cmos_clock);
 	RUN(cmos_registers);

@@ -511,6 +511,61 @@ static void push_after_the_end(void)
 	guest_free(g);
 }
 
+/*
+ * Chains that the driver must find together: the index stands still until all are in, and then says
+ * all of them. What push refuses, fill does too.
+ */
+static void fill_then_publish(void)
+{
+	struct guest *g = guest_with_chains(INDIRECT);
+
+	offer(g, 0);
+	offer(g, 3);
+	offer(g, 4);
+	for (unsigned int i = 0; i < 3; i++)
+		CHECK_EQ(pop(g), 1);
+	queue_fill(&g->q, 4, 5);
+	queue_fill(&g->q, 0, 514);
+	queue_fill(&g->q, 0, 1); /* not in flight any more */
+	queue_fill(&g->q, 1, 1); /* never was */
+	CHECK_EQ(g->used->idx, 0);
+	CHECK_EQ(g->q.in_flight, 1);
+	CHECK_EQ(le32toh(g->used->ring[0].id), 4);
+	CHECK_EQ(le32toh(g->used->ring[1].id), 0);
+	CHECK_EQ(le32toh(g->used->ring[1].len), 513); /* cut to what can be written */
+	queue_publish(&g->q);
+	CHECK_EQ(le16toh(g->used->idx), 2);
+	queue_publish(&g->q); /* nothing new */
+	CHECK_EQ(le16toh(g->used->idx), 2);
+	CHECK(queue_wants_interrupt(&g->q));
+	CHECK(!queue_wants_interrupt(&g->q));
+	queue_push(&g->q, 3, 0);
+	CHECK_EQ(le16toh(g->used->idx), 3);
+	guest_free(g);
+}
+
+/* A queue that broke between the two says nothing more to the driver; so does one that is reset. */
+static void publish_after_the_end(void)
+{
+	struct guest *g = guest_with_chains(INDIRECT);
+
+	offer(g, 0);
+	offer(g, 3);
+	offer(g, 8);
+	CHECK_EQ(pop(g), 1);
+	CHECK_EQ(pop(g), 1);
+	queue_fill(&g->q, 0, 1);
+	CHECK_EQ(pop(g), -EIO);
+	queue_fill(&g->q, 3, 1);
+	queue_publish(&g->q);
+	CHECK_EQ(g->used->idx, 0);
+	queue_reset(&g->q);
+	queue_fill(&g->q, 3, 1);
+	queue_publish(&g->q);
+	CHECK_EQ(g->used->idx, 0);
+	guest_free(g);
+}
+
 static void unpop(void)
 {
 	struct guest *g = guest_with_chains(INDIRECT);
@@ -1322,6 +1377,8 @@ int main(void)
 	RUN(huge_chain);
 	RUN(push_rules);
 	RUN(push_after_the_end);
+	RUN(fill_then_publish);
+	RUN(publish_after_the_end);
 	RUN(unpop);
 	RUN(activation);
 	RUN(unset_rings_in_ram);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* virtio-rng as its driver sees it. Linked with --wrap=getrandom. */
 #include <linux/virtio_ids.h>
+#include "tests/unit/allocs.h"
 #include "tests/unit/driver.h"
 #include "tests/unit/test.h"
 #include "virtio/rng.h"

@@ -7,6 +7,7 @@
 #include <linux/serial_reg.h>
 #include <stdlib.h>
 #include <unistd.h>
+#include "tests/unit/allocs.h"
 #include "tests/unit/snapshot.h"
 #include "tests/unit/test.h"
 #include "vm/console.h"
@@ -108,10 +109,12 @@ static void start(void)
 	line = false;
 	edges = 0;
 	CHECK_EQ(serial_create(&s, &con, set_irq, &line), 0);
+	allocs_begin(allocs_always);
 }
 
 static void end(void)
 {
+	allocs_end();
 	serial_destroy(s);
 	CHECK(!con.sink);
 }
@@ -656,18 +659,23 @@ static void save(struct snapshot *snap)
 {
 	struct state_writer w;
 
+	allocs_end(); /* a snapshot's own */
 	state_writer_init(&w, "test");
 	serial_pause(s);
 	serial_save(s, &w);
 	snapshot_take(snap, &w);
+	allocs_begin(allocs_always);
 	CHECK_EQ(snap->err, 0);
 }
 
 static int load(const struct snapshot *snap)
 {
 	struct state_reader r;
-	int ret = snapshot_open(&r, snap, SERIAL_STATE, 0, SERIAL_STATE_VERSION);
+	int ret;
 
+	allocs_end();
+	ret = snapshot_open(&r, snap, SERIAL_STATE, 0, SERIAL_STATE_VERSION);
+	allocs_begin(allocs_always);
 	if (ret)
 		return ret;
 	loading = true;

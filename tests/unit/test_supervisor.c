@@ -66,9 +66,10 @@ static void ends(void)
 		{ EXIT(6), POLICY_FAILURE, "failed (status 6)" },
 		{ EXIT(127), POLICY_FAILURE, "failed (status 127)" },
 		{ EXIT(255), POLICY_FAILURE, "failed (status 255)" },
-		{ SIG(9), POLICY_FAILURE, "killed by signal 9 (Killed)" },
-		{ SIG(11), POLICY_FAILURE, "killed by signal 11 (Segmentation fault)" },
-		{ SIG(31) | 0x80, POLICY_FAILURE, "killed by signal 31 (Bad system call)" },
+		{ SIG(9), POLICY_FAILURE, "killed by signal 9 (SIGKILL)" },
+		{ SIG(11), POLICY_FAILURE, "killed by signal 11 (SIGSEGV)" },
+		{ SIG(31) | 0x80, POLICY_FAILURE, "killed by signal 31 (SIGSYS)" },
+		{ SIG(64), POLICY_FAILURE, "killed by signal 64 (SIGRT)" },
 	};
 	char buf[96];
 

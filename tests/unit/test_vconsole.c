@@ -5,6 +5,7 @@
  */
 #include <linux/virtio_console.h>
 #include <linux/virtio_ids.h>
+#include "tests/unit/allocs.h"
 #include "tests/unit/driver.h"
 #include "tests/unit/snapshot.h"
 #include "tests/unit/test.h"

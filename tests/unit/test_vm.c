@@ -565,7 +565,7 @@ static void windows(void)
 
 	setup(1);
 	CHECK_EQ(bus_add(&vm.mmio, far + 0x100, 0x100, device, NULL, "gadget"), 0);
-	for (const struct arch_window *w = arch_windows; w->name; w++, n++) {
+	for (const struct arch_window *w = arch_windows; *w->name; w++, n++) {
 		uint64_t first = w->gpa & -page, last = (w->gpa + w->size - 1) & -page;
 
 		CHECK_EQ(add(first, page, why), -EEXIST);

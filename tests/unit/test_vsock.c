@@ -24,15 +24,16 @@
 #include <linux/virtio_vsock.h>
 
 #include "arch/arch.h"
+#include "tests/unit/allocs.h"
 #include "tests/unit/test.h"
 #include "virtio/mmio.h"
+#include "virtio/vhost.h"
 #include "tests/unit/snapshot.h"
 #include "vm/event.h"
 #include "vm/irq.h"
 #include "vm/kvm.h"
 #include "vm/log.h"
 #include "vm/memory.h"
-#include "vsock/vhost.h"
 #include "vsock/vsock.h"
 
 #define BIT(n) (1ULL << (n))
@@ -353,6 +354,11 @@ struct machine {
 static struct virtio_dev *dev;
 static struct machine m;
 
+static bool at_work(void)
+{
+	return dev->active && !dev->paused;
+}
+
 static void machine_up(void)
 {
 	memset(&m, 0, sizeof(m));
@@ -362,10 +368,12 @@ static void machine_up(void)
 	CHECK_EQ(event_loop_init(&m.loop), 0);
 	m.line.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	CHECK_EQ(virtio_mmio_init(&m.mmio, dev, &m.mem, &m.loop, &m.line), 0);
+	allocs_begin(at_work);
 }
 
 static void machine_down(void)
 {
+	allocs_end();
 	virtio_mmio_fini(&m.mmio);
 	event_loop_fini(&m.loop);
 	close(m.line.fd);
@@ -481,8 +489,8 @@ static void create_claims_the_cid(void)
 	const struct call want[] = {
 		{ OPEN, 0, O_RDWR | O_CLOEXEC | O_NONBLOCK },
 		{ VHOST_SET_OWNER, 0, 0 },
-		{ VHOST_VSOCK_SET_GUEST_CID, 0, 0x87654321 },
 		{ VHOST_GET_FEATURES, 0, 0 },
+		{ VHOST_VSOCK_SET_GUEST_CID, 0, 0x87654321 },
 	};
 	const uint8_t config[8] = { 0x21, 0x43, 0x65, 0x87 };
 	unsigned int fds = count_fds();
@@ -576,8 +584,8 @@ static void create_says_what_to_do(void)
 
 static void create_undoes_itself(void)
 {
-	const char *const name[] = { "VHOST_SET_OWNER", "VHOST_VSOCK_SET_GUEST_CID",
-				     "VHOST_GET_FEATURES" };
+	const char *const name[] = { "VHOST_SET_OWNER", "VHOST_GET_FEATURES",
+				     "VHOST_VSOCK_SET_GUEST_CID" };
 	unsigned int fds = count_fds();
 
 	/* Call 1 is the open. */
@@ -899,10 +907,9 @@ static void a_kernel_that_does_not_stop(void)
 static void stop_and_close_when_closed(void)
 {
 	struct vhost vhost = { .fd = -1 };
-	uint16_t base[VHOST_NR_RINGS];
 
 	model_init(KERNEL_FEATURES);
-	CHECK_EQ(vhost_stop(&vhost, base), -ENODEV);
+	CHECK_EQ(vhost_stop(&vhost), -ENODEV);
 	vhost_close(&vhost);
 	vhost_close(&vhost);
 	CHECK_EQ(model.nr_calls, 0);
@@ -924,7 +931,7 @@ static bool loop_until_broken(unsigned int ms)
 	pthread_t thread;
 	bool broken = false;
 
-	if (pthread_create(&thread, NULL, loop_thread, &m.loop))
+	if (test_thread(&thread, loop_thread, &m.loop))
 		return false;
 	while (ms-- && !broken) {
 		broken = reg_read(VIRTIO_MMIO_STATUS) & NEEDS_RESET;
@@ -1040,12 +1047,14 @@ static void pause_stops_and_resume_goes_on_there(void)
 	CHECK_EQ(driver_up(V1 | RINGS, 7), RUNS);
 	model.ring[0].base = 0x1234;
 	model.ring[1].base = 0xffff;
+	((uint16_t *)memory_ptr(&m.mem, ring_gpa(1) + 0x3000, 8))[1] = htole16(0xabcd);
 	forget_calls();
 	virtio_mmio_pause(&m.mmio);
 	CHECK(detached());
 	CHECK_EQ(model.call[0].request, VHOST_VSOCK_SET_RUNNING);
 	CHECK_EQ(dev->vq[0].last_avail, 0x1234);
 	CHECK_EQ(dev->vq[1].last_avail, 0xffff);
+	CHECK_EQ(dev->vq[1].next_used, 0xabcd); /* as the kernel left it in the ring */
 	model.ring[0].base = model.ring[1].base = 7;
 
 	/* Memory that came meanwhile is in the table. */
@@ -1157,7 +1166,7 @@ static int move(struct snapshot *snap, uint8_t *ram)
 static void restored(unsigned int when)
 {
 	struct snapshot snap = { .len = 0 };
-	uint8_t *ram = malloc(SIZE1);
+	uint8_t *ram = test_malloc(SIZE1);
 	uint16_t *used;
 	uint32_t *event;
 

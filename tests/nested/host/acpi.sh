@@ -4,7 +4,7 @@
 # shellcheck source=tests/nested/host/lib.sh
 . /t/lib.sh
 
-kernel=/t/6.12/vmlinux
+kernel=/t/6.12/image
 read='for t in /sys/firmware/acpi/tables/*; do [ ! -f $t ] || { echo "table ${t##*/}"; base64 <$t; echo "sum $(md5sum <$t)"; }; done
 echo "devices $(ls /sys/bus/virtio/devices | wc -l) cpus $(nproc)"
 dmesg | grep -E "ACPI (Error|Warning|BIOS)|ACPI:.*(failed|[Ii]nvalid|rror)|Firmware" | sed "s/^/complaint /"'

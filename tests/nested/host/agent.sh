@@ -33,8 +33,8 @@ boot() {
 	boot_=$1 cid_=$2
 	shift 2
 	dd if=/dev/zero of="$T/$boot_.disk" bs=1M count=2 2>/dev/null
-	vm "$boot_" --kernel "${kernel:-/t/6.12/fast}" --initrd /t/6.12/initrd --cpus 2 --memory 128M --vsock "cid=$cid_" \
-		--disk "path=$T/$boot_.disk" --cmdline "quiet run64=$(printf %s "$agent" | base64 | tr -d '\n')" "$@"
+	vm "$boot_" --kernel "${kernel:-/t/6.12/image}" --initrd /t/6.12/initrd --cpus 2 --memory 128M --vsock "cid=$cid_" \
+		--disk "path=$T/$boot_.disk" --cmdline "quiet $steady $quick run64=$(printf %s "$agent" | base64 | tr -d '\n')" "$@"
 }
 
 ctl() {

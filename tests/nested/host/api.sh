@@ -215,6 +215,10 @@ want "PATCH to no file" asks 400 PATCH /drives/one "{\"drive_id\": \"one\", \"pa
 end
 
 # Clients that are silent or stop half-way take their own places and nobody's time.
+# held: how many sockets the path has: the listening one, and a connection's each.
+held() { grep -c " $T/api.sock$" /proc/net/unix; }
+holding() { [ "$(held)" -gt 5 ]; }
+
 begin api_silent_clients
 since=$(now)
 for i in 1 2 3 4 5; do
@@ -228,7 +232,8 @@ for i in 1 2 3 4 5 6 7 8 9 10; do
 		0<>"$T/hold$i" >/dev/null 2>&1 &
 	holders="$holders $!"
 done
-sleep 0.5
+want "only $(held) sockets" wait_for 20 holding
+sleep 1 # the rest of them start
 since=$(now)
 for i in 1 2 3 4 5; do
 	want "a request beside them" state Running

@@ -4,7 +4,7 @@
 # shellcheck source=tests/nested/host/lib.sh
 . /t/lib.sh
 
-kernel=/t/6.12/fast
+kernel=/t/6.12/image
 # x86_64 has 13 lines, which devices share; aarch64 one a device.
 lines_wanted=13
 [ "$arch" != aarch64 ] || lines_wanted=32

@@ -4,28 +4,67 @@
 # shellcheck source=tests/nested/host/lib.sh
 . /t/lib.sh
 
-# Private dirty KiB of process $1 outside guest RAM, whose mapping is $2 KiB large.
-overhead() {
-	awk -v ram="$2" '/^[0-9a-f]+-/ { size = 0 } /^Size:/ { size = $2 }
-		/^Private_Dirty:/ && size != ram { sum += $2 } END { print sum }' "/proc/$1/smaps"
+# maps PID RAM: a line a mapping of process PID: its address, KiB private dirty, resident, in huge pages, size, and what it is:
+# ram (that of RAM KiB), stack (of a thread: behind a guard), or the file's name, "anon" for none.
+maps() {
+	awk -v ram="$2" '
+		/^[0-9a-f]+-[0-9a-f]+ / {
+			split($1, at, "-")
+			what = NF > 5 ? $6 : "anon"
+			if (guard == at[1] && what == "anon") what = "stack"
+			guard = $2 ~ /^---/ ? at[2] : ""
+		}
+		/^Size:/ { size = $2 }
+		/^Rss:/ { rss = $2 }
+		/^Private_Dirty:/ { dirty = $2 }
+		/^AnonHugePages:/ { huge = $2 }
+		/^VmFlags:/ {
+			if (size == ram && what == "anon") what = "ram"
+			print at[1], dirty, rss, huge, size, what
+		}' "/proc/$1/smaps"
 }
+
+# sum WHAT FIELD: of the mappings that maps printed into $T/maps; WHAT may be "!ram" for all others.
+sum() { awk -v what="$1" -v field="$2" '(what == "!ram" && $6 != "ram") || $6 == what { sum += $field } END { print sum + 0 }' $T/maps; }
 
 if full; then
 	begin overhead
 	for i in 0 1 2 3; do dd if=/dev/zero of=$T/d$i bs=1M count=4 2>/dev/null; done
+	ram=$((512 * 1024))
 	guest_start 'for d in vda vdb vdc vdd; do dd if=/dev/$d of=/dev/null bs=64k 2>/dev/null; done; head -c 1000 /dev/hwrng >/dev/null
-		echo up >/dev/hvc0; echo up; read line' --cpus 2 --memory 128M --rng --vsock cid=4 --virtio-console "file=$T/hvc" \
-		--disk path=$T/d0 --disk path=$T/d1 --disk path=$T/d2,direct --disk path=$T/d3,discard
+		for i in 0 1; do ip link set eth$i up; ip addr add 10.9.$i.2/24 dev eth$i; done; echo up >/dev/hvc0; echo up; read line' \
+		--cpus 2 --memory 512M --rng --vsock cid=4 --virtio-console "file=$T/hvc" --api-sock $T/sock \
+		--disk path=$T/d0,engine=io_uring --disk path=$T/d1,engine=io_uring --disk path=$T/d2,direct --disk path=$T/d3,discard \
+		--net tap=vt0,vhost=yes --net tap=vt1,vhost=no,queues=2
 	want "not up" wait_for $patience says up
+	for i in 0 1; do
+		ip addr add 10.9.$i.1/24 dev vt$i && ip link set vt$i up
+		want "net $i" wait_for 20 ping -c 1 -s 1400 -W 5 10.9.$i.2 >/dev/null
+	done
+	want "the API" [ "$($VM ctl --sock $T/sock stats | wc -l)" -gt 3 ]
 	vmm=$(vmm)
-	kib=$(overhead "$vmm" $((128 * 1024)))
-	echo "  memory overhead of the VMM: $kib KiB private dirty outside guest RAM, 2 vCPUs, 7 virtio devices, $(ls /proc/$vmm/task | wc -l) threads"
+	maps "$vmm" $ram >$T/maps
+	# Not counted, being the kernel's and no mapping of the process: its own structures, KVM's tables for RAM, threads' stacks there.
+	kib=$(sum !ram 2)
+	stacks=$(grep -c ' stack$' $T/maps)
+	# Of those that did not grow together with what is mapped above them.
+	alone=$(awk '$6 == "stack" && $5 <= 80' $T/maps | wc -l) deepest=$(awk '$6 == "stack" && $5 <= 80 && $3 > most { most = $3 } END { print most + 0 }' $T/maps)
+	echo "  memory overhead of the VMM: $kib KiB private dirty outside guest RAM, 2 vCPUs, 9 virtio devices, $(ls /proc/$vmm/task | wc -l) threads; stacks: $stacks, of $alone the deepest is used to $deepest KiB"
+	echo "  in the kernel: $(awk '/^VmPTE/ { print $2 }' /proc/$vmm/status) KiB of page tables, $(awk '/^SecPageTables/ { print $2 }' /proc/meminfo) of KVM's"
+	[ -z "$why" ] || cat $T/maps
 	want "$kib KiB: over 1 MiB, or nothing" [ "${kib:-0}" -gt 0 -a "${kib:-9999}" -lt 1024 ]
-	flags=$(awk -v ram=$((128 * 1024)) '/^Size:/ { size = $2 } /^VmFlags:/ && size == ram { print }' "/proc/$vmm/smaps")
+	[ "$(page_size)" != 4096 ] || want "$kib KiB: over 512" [ "$kib" -lt 512 ]
+	want "huge pages outside guest RAM" is "$(sum !ram 4)" 0
+	want "not the stacks of 2 vCPUs, 4 disks and 2 consoles" is "$stacks" 8
+	want "a stack is used to over its half" [ "$alone" -ge 4 -a "$deepest" -gt 0 -a "$deepest" -le 32 ]
+	flags=$(awk -v ram=$ram '/^Size:/ { size = $2 } /^VmFlags:/ && size == ram { print }' "/proc/$vmm/smaps")
 	for flag in dd nr dc hg; do # out of core dumps, not reserved, not for children, huge pages
 		want "guest RAM without the flag $flag: $flags" [ "$flags" != "${flags% $flag *}" ]
 	done
-	want "guest RAM is resident without being touched" [ "$(awk '/^VmRSS/ { print $2 }' /proc/$vmm/status)" -lt $((128 * 1024)) ]
+	echo "  guest RAM: $(sum ram 3) KiB resident of $ram, $(sum ram 4) of them in huge pages"
+	want "guest RAM is resident without being touched" [ "$(sum ram 3)" -lt $((ram / 2)) ]
+	grep -qF '[never]' /sys/kernel/mm/transparent_hugepage/enabled ||
+		want "guest RAM is not in huge pages" [ "$(sum ram 4)" -gt $(($(sum ram 3) / 2)) ]
 	# The last two segments of the file are one of its data: first what is constant after relocation. Larger pages have it all in one.
 	data=$(sed -n 's|^[^ ]* \([^ ]*\) .* /init$|\1|p' "/proc/$vmm/maps" | tail -n 2 | tr '\n' ' ')
 	pages=$(awk '/^KernelPageSize/ { print $2; exit }' "/proc/$vmm/smaps")
@@ -187,6 +226,7 @@ if full; then
 	$VM check >$T/$name.log 2>&1
 	want "exit status" is $? 0
 	want "the verdict" logged "guests can run here"
+	want "io_uring" logged "^ok +io_uring$"
 	mv /dev/kvm /dev/kvm.away
 	$VM check >$T/$name.out 2>&1
 	want "exit status without /dev/kvm" is $? 1

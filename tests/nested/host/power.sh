@@ -4,7 +4,7 @@
 # shellcheck source=tests/nested/host/lib.sh
 . /t/lib.sh
 
-kernel=/t/6.12/fast
+kernel=/t/6.12/image
 # With a driver for the button.
 button=6.12
 [ "$arch" != aarch64 ] || button=6.12-generic
@@ -30,7 +30,7 @@ fi
 if every; then
 	for version in 6.12 6.1; do
 		begin reset_exit_$version
-		kernel=/t/$version/fast initrd=/t/$version/initrd after=reboot guest true --on-reset exit
+		kernel=/t/$version/image initrd=/t/$version/initrd after=reboot guest true --on-reset exit
 		ended 3 'the guest reset'
 		end
 	done
@@ -73,7 +73,7 @@ if [ "$arch" = x86_64 ]; then
 fi
 
 begin power_button
-kernel=/t/$button/fast initrd=/t/$button/initrd guest_start "$ready" --stop-timeout 60
+kernel=/t/$button/image initrd=/t/$button/initrd guest_start "$ready" --stop-timeout 60
 want "the guest is not up" wait_for $patience said '^ready'
 kill -TERM $pid
 guest_wait

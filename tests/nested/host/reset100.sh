@@ -9,7 +9,7 @@
 linux="0 1 2 99 100"
 [ -z "$CHECK_LONG" ] && [ -e /t/resets ] || linux=$(seq -s ' ' 0 100)
 kernel=$T/kernel
-ln -s /t/6.12/fast $kernel
+ln -s /t/6.12/image $kernel
 dd if=/dev/zero of=$T/disk bs=1M count=2 2>/dev/null
 mkfifo $T/in
 exec 3<>$T/in
@@ -37,7 +37,7 @@ grown() { want "$1 grew from $2 to $3" [ $(($3 - $2)) -le "$4" ]; }
 
 begin reset100
 timeout -s KILL 1600 $VM run --name guest --kernel $kernel --initrd /t/6.12/reset --memory 128M --disk path=$T/disk --rng \
-	--vsock cid=9 --cmdline "quiet rdinit=/reset-init resets=100 look=\" 2 100 \" n=1000 pause1=98" \
+	--vsock cid=9 --cmdline "quiet $quick rdinit=/reset-init resets=100 look=\" 2 100 \" n=1000 pause1=98" \
 	<&3 >"$T/$name.out" 2>"$T/$name.log" 3<&- &
 pid=$!
 
@@ -62,7 +62,7 @@ if at 2 $((180 * slow)); then
 		ln -sfn /t/resets $kernel
 		echo g >&3
 		at 98 $((120 * slow))
-		ln -sfn /t/6.12/fast $kernel
+		ln -sfn /t/6.12/image $kernel
 		printf g >&3
 	else
 		echo g >&3

@@ -230,7 +230,7 @@ refused "$T/c0.disk.*in use" --restore $T/full --vsock cid=90 --disk path=$T/c0.
 refused 'CID 20 .*(EADDRINUSE|taken)' --restore $T/full --vsock cid=20 --disk path=$T/s.disk
 refused_status=2
 refused 'memory: ' --restore $T/full --memory 256M
-refused 'kernel: ' --restore $T/full --kernel /t/6.12/fast
+refused 'kernel: ' --restore $T/full --kernel /t/6.12/image
 refused_status=
 i=0
 while [ $i -lt $clones ]; do
