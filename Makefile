@@ -12,6 +12,9 @@ ARCH	?= $(shell uname -m)
 O	?= build/$(ARCH)
 PREFIX	?= /usr/local
 
+# One spelling for each folder: it is a part of the flags, and changed flags rebuild all.
+override O := $(patsubst $(CURDIR)/%,%,$(abspath $(O)))
+
 ifeq ($(wildcard arch/$(ARCH)/Kbuild),)
 $(error ARCH=$(ARCH): not supported, there is no arch/$(ARCH)/Kbuild)
 endif

@@ -10,7 +10,7 @@ export LC_ALL
 PATH=$PATH:/usr/sbin:/sbin	# depmod and friends, which a plain user's PATH lacks
 
 prog=${0##*/}
-top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 O=${O:-$top/build}
 case $O in
 /*) ;;
@@ -65,6 +65,15 @@ deb_arch() {
 	aarch64) echo arm64 ;;
 	*) die "$1: unknown architecture (x86_64, aarch64)" ;;
 	esac
+}
+
+# build ARCH TARGET...: makes them, one make at a time: several scripts may be running, and make knows nothing of the others.
+build() {
+	local arch=$1
+
+	shift
+	mkdir -p "$O/$arch"
+	MAKEFLAGS='' flock "$O/$arch/.make.lock" make -s -j2 -C "$top" ARCH="$arch" O="$O/$arch" "$@" >&2 || die "make failed"
 }
 
 # kernel_dir ARCH KERNEL: the folder of a kernel, by version or by path; brought when it is not there yet.

@@ -55,12 +55,15 @@ guest_initrds() {
 	done
 }
 
+# built TARGET...: makes them. Another suite may be at the same things, and make knows nothing of the other one.
+built() { mkdir -p "build/$ARCH" && flock "build/$ARCH/.make.lock" make -s -j2 ARCH="$ARCH" "$@" >&2 || exit 1; }
+
 # The programs of tests/guest, and a 6.12 initrd that has them in /bin.
 guest_tools() {
 	tools=build/$ARCH/tests/guest
 	tools_initrd=build/$ARCH/guest-tools-6.12.cpio
-	make -s guest-tools ARCH="$ARCH" >&2 &&
-		scripts/mkguest -a "$ARCH" -o "$tools_initrd" -f "$tools/vsocktool:/bin/vsocktool" >/dev/null || exit 1
+	built guest-tools
+	scripts/mkguest -a "$ARCH" -o "$tools_initrd" -f "$tools/vsocktool:/bin/vsocktool" >/dev/null || exit 1
 }
 
 # The same with the load that guests bear while they are paused and saved.

@@ -7,7 +7,7 @@
 . "$(dirname "$0")/lib.sh"
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
-make -s ARCH="$ARCH" && make -s ARCH="$ARCH" payloads || exit 1
+built all payloads
 mkdir "$tmp/payloads"
 find "build/$ARCH/payload" -maxdepth 1 -type f -exec cp {} "$tmp/payloads/" \;
 

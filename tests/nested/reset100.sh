@@ -3,7 +3,7 @@
 # shellcheck source=tests/nested/lib.sh
 . "$(dirname "$0")/lib.sh"
 guest_tools
-make -s payloads ARCH="$ARCH" >&2 || exit 1
+built payloads
 initrd=build/$ARCH/guest-reset-6.12.cpio
 scripts/mkguest -a "$ARCH" -o "$initrd" -f tests/guest/reset-init:/reset-init -f "$tools/vsocktool:/bin/vsocktool" \
 	>/dev/null || exit 1

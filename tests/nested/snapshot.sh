@@ -3,6 +3,6 @@
 # shellcheck source=tests/nested/lib.sh
 . "$(dirname "$0")/lib.sh"
 load_initrd
-make -s payloads ARCH="$ARCH" >&2 || exit 1
+built payloads
 suite snapshot -m 3072 -t "$(scaled 700)" -f tests/nested/host/agent.sh:/t/agent.sh -f "$tools/vsocktool:/t/vsocktool" -f "$tools/same:/t/same" \
 	-f "$load_initrd:/t/6.12/initrd" -f "build/$ARCH/payload/pages:/t/pages"

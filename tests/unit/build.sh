@@ -37,7 +37,7 @@ same() {
 	make -s -j2 O="$tmp/two" && cmp "build/$arch/vinit" "$tmp/two/vinit"
 }
 nothing_to_do() {
-	[ -z "$(make O="build/$arch")" ]
+	[ -z "$(make O="build/$arch")" ] && [ -z "$(make O="$PWD/build/$arch")" ]
 }
 # vm/libc.c has locks of its own and vm/malloc.c a heap; the C library's other functions for them must not meet those.
 one_kind_of_locks() {
