@@ -659,11 +659,11 @@ int config_args(struct guest_config *c, int argc, char **argv)
 			return -EINVAL;
 		}
 		if (!value && !(key && key->flag)) {
-			if (i + 1 == argc) {
-				log_err("--%s: a value is missing", name);
+			value = i + 1 < argc ? argv[++i] : NULL;
+			if (!value || (!strncmp(value, "--", 2) && value[2] >= 'a')) {
+				log_err("--%s: a value is missing%s%s", name, value ? " before " : "", value ? value : "");
 				return -EINVAL;
 			}
-			value = argv[++i];
 		}
 		if (is_config) {
 			if (config_file(c, value))
@@ -729,7 +729,7 @@ static int check_nic(const struct nic_config *n, unsigned int i)
 		return -EINVAL;
 	}
 	if (n->kind == NET_PASST && (n->queues > 1 || n->vhost == NET_VHOST_YES)) {
-		log_err("net: passt=%s: several queues and vhost are a tap's", n->peer);
+		log_err("net: passt=%s: %s: only a tap has that", n->peer, n->queues > 1 ? "queues" : "vhost");
 		return -EINVAL;
 	}
 	return 0;

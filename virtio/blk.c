@@ -408,7 +408,7 @@ static bool in_range(const struct blk *blk, uint64_t sector, uint64_t count)
 static uint8_t failed(struct blk *blk, const char *what, uint64_t sector, int ret)
 {
 	if (ret != -ECANCELED && log_allow(&blk->said))
-		log_warn("%s: %s at sector %" PRIu64 ": %s: check the disk behind it",
+		log_warn("disk %s: %s at sector %" PRIu64 ": %s: check the disk behind it",
 			 blk->path, what, sector, errno_name(ret));
 	return VIRTIO_BLK_S_IOERR;
 }
@@ -1018,7 +1018,7 @@ static int start_thread(struct blk *blk)
 	/* A write's SIGXFSZ is blocked like other signals: that is an EFBIG then. */
 	ret = thread_start(&blk->thread, name, blk_thread, blk);
 	if (ret)
-		log_err("%s: thread of the disk: %s: check the limit on processes", blk->path,
+		log_err("disk %s: thread of the disk: %s: check the limit on processes", blk->path,
 			errno_name(ret));
 	return ret;
 }
@@ -1162,17 +1162,17 @@ static int image_lock(const struct blk *blk)
 		return 0;
 	ret = -errno;
 	if (ret == -EAGAIN || ret == -EACCES) {
-		log_err("%s: %s: in use by another process, or given twice: only readers can share an "
+		log_err("disk %s: %s: in use by another process, or given twice: only readers can share an "
 			"image, all with `readonly`",
 			blk->path, errno_name(ret));
 		return -EBUSY;
 	}
 	if (blk->readonly) {
-		log_warn("%s: lock: %s: goes on without, nothing keeps others from writing to it",
+		log_warn("disk %s: lock: %s: goes on without, nothing keeps others from writing to it",
 			 blk->path, errno_name(ret));
 		return 0;
 	}
-	log_err("%s: lock: %s: its file system must know file locks: two VMs would spoil the image",
+	log_err("disk %s: lock: %s: its file system must know file locks: two VMs would spoil the image",
 		blk->path, errno_name(ret));
 	return ret;
 }
@@ -1207,16 +1207,16 @@ static int image_open(struct blk *blk)
 			hint = "its file system has no direct I/O: leave out `direct`";
 		else if (ret == -ENXIO)
 			hint = "not a regular file or block device, or no medium in it";
-		log_err("%s: open: %s: %s", blk->path, errno_name(ret), hint);
+		log_err("disk %s: open: %s: %s", blk->path, errno_name(ret), hint);
 		return ret;
 	}
 	if (fstat(blk->fd, &st) < 0) {
 		ret = -errno;
-		log_err("%s: fstat: %s", blk->path, errno_name(ret));
+		log_err("disk %s: fstat: %s", blk->path, errno_name(ret));
 		return ret;
 	}
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
-		log_err("%s: %s: an image is a regular file or a block device", blk->path,
+		log_err("disk %s: %s: an image is a regular file or a block device", blk->path,
 			S_ISDIR(st.st_mode)    ? "is a directory" :
 			S_ISCHR(st.st_mode)    ? "is a character device" :
 			S_ISFIFO(st.st_mode) ? "is a FIFO" :
@@ -1246,12 +1246,12 @@ static int probe_direct(struct blk *blk)
 		if (errno != EINVAL) {
 			int ret = -errno;
 
-			log_err("%s: read: %s: check the disk behind it", blk->path,
+			log_err("disk %s: read: %s: check the disk behind it", blk->path,
 				errno_name(ret));
 			return ret;
 		}
 	}
-	log_err("%s: direct I/O: EINVAL: its blocks are larger than %u bytes: leave out `direct`",
+	log_err("disk %s: direct I/O: EINVAL: its blocks are larger than %u bytes: leave out `direct`",
 		blk->path, BLOCK_MAX);
 	return -EINVAL;
 }
@@ -1268,13 +1268,13 @@ static int image_measure(struct blk *blk)
 	blk->block = SECTOR;
 	if (fstat(blk->fd, &st) < 0) {
 		ret = -errno;
-		log_err("%s: fstat: %s", blk->path, errno_name(ret));
+		log_err("disk %s: fstat: %s", blk->path, errno_name(ret));
 		return ret;
 	}
 	if (blk->block_device) {
 		ret = blk_ioctl(blk->fd, BLKGETSIZE64, &size);
 		if (ret) {
-			log_err("%s: BLKGETSIZE64: %s: size unknown", blk->path, errno_name(ret));
+			log_err("disk %s: BLKGETSIZE64: %s: size unknown", blk->path, errno_name(ret));
 			return ret;
 		}
 		if (!blk_ioctl(blk->fd, BLKSSZGET, &value) && value > (int)SECTOR &&
@@ -1293,7 +1293,7 @@ static int image_measure(struct blk *blk)
 			return ret;
 	}
 	if (!size || size % blk->block) {
-		log_err("%s: size is %" PRIu64 " bytes: must be a multiple of %u%s and not 0",
+		log_err("disk %s: size is %" PRIu64 " bytes: must be a multiple of %u%s and not 0",
 			blk->path, size, blk->block,
 			blk->block > SECTOR ? " (the host's logical block)" : "");
 		return -EINVAL;
@@ -1358,11 +1358,11 @@ static int ring_open(struct blk *blk, enum blk_engine engine)
 	if (!ret)
 		return 0;
 	if (engine == BLK_URING) {
-		log_err("%s: io_uring: %s: check Linux (5.12 or later) and kernel.io_uring_disabled, "
+		log_err("disk %s: io_uring: %s: check Linux (5.12 or later) and kernel.io_uring_disabled, "
 			"or leave out `engine`", blk->path, errno_name(ret));
 		return ret;
 	}
-	log_info("%s: one request at a time: io_uring: %s", blk->path, errno_name(ret));
+	log_info("disk %s: one request at a time: io_uring: %s", blk->path, errno_name(ret));
 	return 0;
 }
 
@@ -1373,13 +1373,13 @@ int blk_create(struct virtio_dev **dev, const struct blk_config *config)
 	int ret;
 
 	if (id_len > VIRTIO_BLK_ID_BYTES) {
-		log_err("%s: id \"%s\" is longer than %d bytes", config->path, config->id,
+		log_err("disk %s: id \"%s\" is longer than %d bytes", config->path, config->id,
 			VIRTIO_BLK_ID_BYTES);
 		return -EINVAL;
 	}
 	blk = calloc(1, sizeof(*blk));
 	if (!blk) {
-		log_err("%s: ENOMEM: check the limit on memory", config->path);
+		log_err("disk %s: ENOMEM: check the limit on memory", config->path);
 		return -ENOMEM;
 	}
 	virtio_dev_init(&blk->dev, &blk_ops, VIRTIO_ID_BLOCK, config->queues ? config->queues : 1);
@@ -1401,7 +1401,7 @@ int blk_create(struct virtio_dev **dev, const struct blk_config *config)
 	if (!blk->path || blk->stop_fd < 0 || (blk->direct && !blk->bounce) ||
 	    (blk->discard && !blk->zeros)) {
 		ret = -errno;
-		log_err("%s: %s: check the limits on memory and open files", config->path,
+		log_err("disk %s: %s: check the limits on memory and open files", config->path,
 			errno_name(ret));
 		goto err;
 	}
@@ -1464,7 +1464,7 @@ static int image_fits(const struct blk *blk, const struct blk *next)
 {
 	if (next->sectors == blk->sectors && next->block == blk->block)
 		return 0;
-	log_err("%s: EINVAL: it has %" PRIu64 " sectors, blocks of %u bytes; the guest knows %" PRIu64
+	log_err("disk %s: EINVAL: it has %" PRIu64 " sectors, blocks of %u bytes; the guest knows %" PRIu64
 		", %u: a disk is replaced by one of the same size", next->path, next->sectors,
 		next->block, blk->sectors, blk->block);
 	return -EINVAL;
@@ -1519,7 +1519,7 @@ int blk_replace(struct virtio_dev *dev, const char *path, char why[LOG_SENTENCE]
 	if (!ret)
 		image_swap(blk, next);
 	else if (ret == -ENOMEM)
-		log_err("%s: ENOMEM: check the limit on memory", path);
+		log_err("disk %s: ENOMEM: check the limit on memory", path);
 	if (ret && why)
 		log_first_error(why);
 	if (next && next->fd >= 0)

@@ -360,11 +360,12 @@ static void run_nets(void)
 	CHECK_STR(guest.nic[0].peer, "/p,q");
 	CHECK_EQ(guest.nic[1].vhost, NET_VHOST_YES);
 	CHECK_EQ(config_check(&guest), 0);
-	guest.nic[0].queues = 2;
+	CHECK_EQ(run_config("", 3, (char *[]){ "--kernel=k", "--net", "passt=/p,queues=2" }), 0);
 	CHECK_EQ(config_check(&guest), -EINVAL);
-	guest.nic[0].queues = 1;
-	guest.nic[0].vhost = NET_VHOST_YES;
+	CHECK_EQ(run_config("", 3, (char *[]){ "--kernel=k", "--net", "passt=/p,vhost=yes" }), 0);
 	CHECK_EQ(config_check(&guest), -EINVAL);
+	CHECK_EQ(run_config("", 3, (char *[]){ "--kernel=k", "--net", "passt=/p,vhost=no" }), 0);
+	CHECK_EQ(config_check(&guest), 0);
 	CHECK_EQ(run_config("[guest]\nkernel = k\n[net]\nmtu = 1500\n", 0, NULL), 0);
 	CHECK_EQ(config_check(&guest), -EINVAL);
 }
@@ -388,6 +389,8 @@ static void run_words(void)
 		{ "--memory", "16M,hugepage", "only \"hugepages\" may follow" },
 		{ "--name", "a b", CONF_NAME_RULE },
 		{ "--name", "-a", CONF_NAME_RULE },
+		{ "--kernel", "--disk", "--kernel: a value is missing before --disk" },
+		{ "--initrd", NULL, "--initrd: a value is missing" },
 	};
 
 	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
@@ -396,6 +399,9 @@ static void run_words(void)
 		CHECK_EQ(run_config("", row[i].value ? 2 : 1, argv), -EINVAL);
 		CHECK(strstr(log_text, row[i].words));
 	}
+	CHECK_EQ(run_config("", 3, (char *[]){ "--kernel=--k", "--cmdline", "-- single" }), 0);
+	CHECK_STR(guest.kernel, "--k");
+	CHECK_STR(guest.cmdline, "-- single");
 	config_free(&guest);
 }
 
