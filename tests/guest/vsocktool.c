@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -37,6 +38,7 @@
 
 struct tool {
 	const char *unix_dir;
+	bool retries; /* connects until it works */
 	int type; /* SOCK_STREAM or SOCK_SEQPACKET */
 	unsigned long count;
 	uint64_t corrupt; /* spoil this byte of what is sent; UINT64_MAX: none */
@@ -232,6 +234,16 @@ static int tool_socket(const struct tool *tool)
 	return socket(tool->unix_dir ? AF_UNIX : AF_VSOCK, tool->type | SOCK_CLOEXEC, 0);
 }
 
+/* The kernel's 2 s are little for a guest that has just booted beside others on a busy emulation. 0 or -1 with errno. */
+static int be_patient(const struct tool *tool, int fd)
+{
+	const struct timeval patience = { .tv_sec = 60 };
+
+	if (tool->unix_dir || tool->retries)
+		return 0;
+	return setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &patience, sizeof(patience));
+}
+
 /* A connected socket, blocking, or -1 with errno. */
 static int tool_connect(const struct tool *tool, uint64_t cid, uint64_t port)
 {
@@ -242,7 +254,7 @@ static int tool_connect(const struct tool *tool, uint64_t cid, uint64_t port)
 	if (fd < 0)
 		return -1;
 	step = "connect";
-	if (connect(fd, &addr.any, len)) {
+	if (be_patient(tool, fd) || connect(fd, &addr.any, len)) {
 		int err = errno;
 
 		close(fd);
@@ -849,6 +861,7 @@ static int do_wait(struct tool *tool, const uint64_t *arg)
 {
 	const struct timespec pause = { .tv_nsec = 100 * 1000 * 1000 };
 
+	tool->retries = true;
 	for (;;) {
 		int fd = tool_connect(tool, arg[0], arg[1]);
 		int err = errno;

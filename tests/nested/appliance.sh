@@ -54,7 +54,7 @@ appliance() {
 		args+=(-f "$f:/etc/vinit/guests.d/${f##*/}")
 	done
 	: >"$tmp/agent"
-	nested -m 1024 -c 2 -t "${limit:-150}" -l "$tmp/console" \
+	nested -m 1024 -c 2 -t "${limit:-240}" -l "$tmp/console" \
 		-f "$tools/kvmhold:/t/kvmhold" -f tests/guest/first-vm:/t/first-vm -f tests/nested/host/appliance.sh:/t/agent -f "$tmp/disk:/t/disk" -f "$initrd:/guest/appliance" \
 		-f "$(fast "$button_version"):/guest/fast" -f "$tmp/vinit.conf:/etc/vinit/vinit.conf" "${args[@]}" \
 		-q "-device virtio-serial-pci -chardev file,id=agent,path=$tmp/agent -device virtserialport,chardev=agent,name=agent ${qemu-}" \
@@ -119,7 +119,7 @@ conf unable poweroff <<'EOT'
 restart-limit = 2
 EOT
 sed -i 's|/guest/fast|/guest/missing|' "$tmp/guests/unable.conf"
-panics=1 limit=240 appliance life
+panics=1 limit=480 appliance life
 order 'vinit: guest guest: started' \
 	'guest: boot 0 random' 'guest: boot 1 random' 'guest: boot 1 data same' \
 	'vinit: guest guest: killed by signal 9 .*action: restart in 1 s' \

@@ -18,7 +18,7 @@ if [ -z "$patterns" ]; then
 	[ -z "${CHECK_HOST-}" ] || patterns="mmio nisv irq rng blk cpus ram boot dirty-log"
 fi
 
-nested -I -t 900 -f "build/$ARCH/vinit:/t/vinit" -f "$tmp/payloads:/t/payloads" \
+nested -I -t 1300 -f "build/$ARCH/vinit:/t/vinit" -f "$tmp/payloads:/t/payloads" \
 	-f tests/payload/payload.sh:/t/payload.sh -- \
 	"mount -t debugfs debugfs /sys/kernel/debug; VINIT=/t/vinit PAYLOADS=/t/payloads CHECK_LONG=${CHECK_LONG-} sh /t/payload.sh $patterns" |
 	sed -E 's/^(ok|FAIL|skip) /\1 nested-/'

@@ -18,4 +18,4 @@ if [ "$ARCH" = x86_64 ]; then
 		-o "$tmp/fault" - || exit 1
 	args+=(-f "$tmp/fault:/t/fault")
 fi
-suite power -m 1024 -t "$(scaled 600)" "${args[@]}"
+suite power -m 1024 -t "$(scaled 700)" "${args[@]}"
