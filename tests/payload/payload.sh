@@ -7,7 +7,11 @@
 # CHECK_LONG=1: more of it.
 
 patterns=$*
+# How often, how many KiB, and how many so that a pipe (64 KiB) is full. In an emulated host, where 100,000 exits take 20 s, it
+# is less.
+times=2000 some=16 many=80
 if [ -z "${VINIT-}" ]; then
+	some=160 many=160
 	cd "$(dirname "$0")/../.." || exit 1
 	make -s && make -s payloads || exit 1
 	VINIT=build/$(uname -m)/vinit
@@ -15,13 +19,10 @@ if [ -z "${VINIT-}" ]; then
 fi
 arch=$(uname -m)
 gic=
-# How often, how many KiB, and how many so that a pipe (64 KiB) is full. On aarch64 it is less: an exit costs its emulated
-# hosts several times as much.
-times=2000 some=160 many=160
 if [ "$arch" = aarch64 ]; then
 	gic=2
 	! grep -q GICv3 /proc/interrupts || gic=3
-	times=300 some=16 many=80
+	times=300
 fi
 [ -z "${CHECK_LONG-}" ] || times=2000 some=1024 many=1024
 tmp=$(mktemp -d) || exit 1
