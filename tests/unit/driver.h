@@ -25,10 +25,10 @@
 #include <time.h>
 #include <unistd.h>
 #include "arch/arch.h"
+#include "tests/unit/logged.h"
 #include "virtio/mmio.h"
 #include "virtio/virtio.h"
 #include "vm/irq.h"
-#include "vm/log.h"
 #include "vm/memory.h"
 
 /* What stands below the transport, and is never reached without KVM. */
@@ -319,31 +319,6 @@ static inline uint64_t driver_irqs(struct driver *d, int ms)
 	if (poll(&pfd, 1, ms) == 1 && read(d->irq.fd, &count, sizeof(count)) < 0)
 		return 0;
 	return count;
-}
-
-/* --- what the log says ------------------------------------------------------------------------ */
-
-/* Log lines go to the file that it returns; log_text() gives what is there, and starts anew. */
-static inline int log_capture(void)
-{
-	int fd = memfd_create("log", MFD_CLOEXEC);
-
-	log_set_fd(fd, false);
-	return fd;
-}
-
-static inline const char *log_text(int fd)
-{
-	static char text[8192];
-	ssize_t n;
-
-	if (lseek(fd, 0, SEEK_SET) < 0)
-		abort();
-	n = read(fd, text, sizeof(text) - 1);
-	text[n > 0 ? n : 0] = '\0';
-	if (ftruncate(fd, 0) < 0 || lseek(fd, 0, SEEK_SET) < 0)
-		abort();
-	return text;
 }
 
 #endif

@@ -6,6 +6,7 @@
 #ifndef TESTS_UNIT_TEST_H
 #define TESTS_UNIT_TEST_H
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -49,5 +50,15 @@ static int test_failed_now, test_failed, test_passed;
 	} while (0)
 
 #define TEST_RESULT() (test_failed || !test_passed ? 1 : 0)
+
+/* How many descriptors are open, to see that none is left so. */
+static inline unsigned int open_fds(void)
+{
+	unsigned int nr = 0;
+
+	for (int fd = 0; fd < 256; fd++)
+		nr += fcntl(fd, F_GETFD) >= 0;
+	return nr;
+}
 
 #endif

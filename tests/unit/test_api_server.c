@@ -994,15 +994,6 @@ static void test_too_many_clients(void)
 	server_close(NULL, 0);
 }
 
-static unsigned int open_fds(void)
-{
-	unsigned int nr = 0;
-
-	for (int fd = 0; fd < 256; fd++)
-		nr += fcntl(fd, F_GETFD) >= 0;
-	return nr;
-}
-
 int main(void)
 {
 	unsigned int fds;

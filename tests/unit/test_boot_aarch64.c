@@ -974,15 +974,6 @@ static void other_kinds(void)
 	memory_fini(&mem);
 }
 
-static int count_fds(void)
-{
-	int nr = 0;
-
-	for (int fd = 0; fd < 256; fd++)
-		nr += fcntl(fd, F_GETFD) >= 0;
-	return nr;
-}
-
 /* No load leaves a descriptor open, whatever its end. */
 static void descriptors(void)
 {
@@ -993,12 +984,12 @@ static void descriptors(void)
 
 	ram_make(&mem, 32 * MIB);
 	log_start();
-	before = count_fds();
+	before = open_fds();
 	CHECK_EQ(load_full(&mem, image, IMAGE_FILE, 100, FDT, &at), 0);
 	CHECK_EQ(load_full(&mem, image, IMAGE_FILE, GIB, FDT, &at), -ENOSPC);
 	CHECK_EQ(load_full(&mem, image, 60, 100, FDT, &at), -ENOEXEC);
 	CHECK_EQ(load_full(&mem, gz, gz_stored(image, 3000) - 1, 100, FDT, &at), -ENOEXEC);
-	CHECK_EQ(count_fds(), before);
+	CHECK_EQ(open_fds(), before);
 	memory_fini(&mem);
 }
 

@@ -1227,15 +1227,6 @@ static void unix_stale_file(void)
 	logged();
 }
 
-static unsigned int open_fds(void)
-{
-	unsigned int n = 0;
-
-	for (int fd = 0; fd < 256; fd++)
-		n += fcntl(fd, F_GETFD) >= 0;
-	return n;
-}
-
 static void no_descriptor_leaks(void)
 {
 	static const char *const kinds[] = {"stdio", "null", "pty",

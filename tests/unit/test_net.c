@@ -5,7 +5,6 @@
  *
  * The event loop does not run: net_turns() calls what it would call, and sees one that is busy with nothing.
  */
-#include <dirent.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -246,17 +245,6 @@ int kvm_ioctl_raw(int fd, unsigned long request, void *arg)
 
 static const struct net_config one = { .kind = NET_TAP, .peer = "tap0", .pairs = 1,
 				       .mac = { 2, 0, 0, 0, 0, 1 } };
-
-static unsigned int count_fds(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	unsigned int n = 0;
-
-	while (dir && readdir(dir))
-		n++;
-	closedir(dir);
-	return n;
-}
 
 static void forget(void)
 {
@@ -1628,7 +1616,7 @@ int main(void)
 
 	log_set_fd(log, false);
 	CHECK_EQ(event_loop_init(&loop), 0);
-	fds = count_fds();
+	fds = open_fds();
 	RUN(test_identity);
 	RUN(test_offloads);
 	RUN(test_receive);
@@ -1659,7 +1647,7 @@ int main(void)
 	RUN(test_passt_ends);
 	RUN(test_lose);
 	test_failed_now = 0;
-	CHECK_EQ(count_fds(), fds);
+	CHECK_EQ(open_fds(), fds);
 	test_failed += test_failed_now;
 	return TEST_RESULT();
 }

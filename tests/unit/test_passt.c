@@ -22,8 +22,8 @@
 #include <unistd.h>
 #include <linux/if_tun.h>
 
+#include "tests/unit/logged.h"
 #include "tests/unit/test.h"
-#include "vm/log.h"
 
 #define BIG (4 + PASST_FRAME_MAX)
 
@@ -34,26 +34,9 @@ static int logged_fd;
 static uint8_t buf[BIG + 64]; /* what was received */
 static struct iovec whole = { .iov_base = buf, .iov_len = sizeof(buf) };
 
-/* What was logged since the last call. */
-static const char *logged(void)
-{
-	static char text[1024];
-	ssize_t n = pread(logged_fd, text, sizeof(text) - 1, 0);
-
-	text[n > 0 ? n : 0] = '\0';
-	if (ftruncate(logged_fd, 0) || lseek(logged_fd, 0, SEEK_SET))
-		return "";
-	return text;
-}
-
 static bool says(const char *words)
 {
-	const char *text = logged();
-
-	if (strstr(text, words))
-		return true;
-	printf("  logged: %s", *text ? text : "nothing\n");
-	return false;
+	return log_says(logged_fd, words);
 }
 
 static struct sockaddr_un address(const char *name)
@@ -134,7 +117,7 @@ static void test_open(void)
 	CHECK_EQ(p->fd, -1);
 	passt_close(p);
 	CHECK_EQ(passt_flush(p), -EPIPE);
-	CHECK_STR(logged(), "");
+	CHECK_STR(log_text(logged_fd), "");
 }
 
 static void test_open_refused(void)
@@ -291,7 +274,7 @@ static void test_receive_too_long(void)
 	CHECK_EQ(p->dropped_in, 3);
 	CHECK(!buf[1514]);
 	part();
-	CHECK_STR(logged(), "");
+	CHECK_STR(log_text(logged_fd), "");
 }
 
 /*
@@ -338,7 +321,7 @@ static void test_receive_impossible(void)
 		CHECK_EQ(passt_receive(p, &whole, 1), -EPIPE);
 		CHECK_EQ(passt_send(p, &whole, 1), -EPIPE);
 		CHECK_EQ(passt_flush(p), -EPIPE);
-		CHECK_STR(logged(), "");
+		CHECK_STR(log_text(logged_fd), "");
 		part();
 	}
 }
@@ -364,7 +347,7 @@ static void test_peer_gone(void)
 	CHECK_EQ(passt_send(p, &(struct iovec){ out, 60 }, 1), -EPIPE);
 	CHECK(says(": EPIPE: it ended the connection"));
 	CHECK_EQ(passt_receive(p, &whole, 1), -EPIPE);
-	CHECK_STR(logged(), "");
+	CHECK_STR(log_text(logged_fd), "");
 	peer = -1;
 	part();
 }
@@ -402,7 +385,7 @@ static void test_send(void)
 	CHECK_EQ(p->dropped_out, 4);
 	CHECK(recv(peer, buf, 1, 0) < 0 && errno == EAGAIN);
 	part();
-	CHECK_STR(logged(), "");
+	CHECK_STR(log_text(logged_fd), "");
 }
 
 /* Pieces of any number: those that sendmsg() takes at once, and more. */
@@ -488,7 +471,7 @@ static void test_back_pressure(void)
 	back_pressure(PASST_FRAME_MAX, 2);
 	back_pressure(PASST_FRAME_MAX, 64);
 	back_pressure(2001, 64);
-	CHECK_STR(logged(), "");
+	CHECK_STR(log_text(logged_fd), "");
 }
 
 static void test_gone_with_a_rest(void)
@@ -728,7 +711,7 @@ static void test_real_passt(void)
 		exchange(sock, mac, len);
 	close(sock);
 
-	CHECK_STR(logged(), "");
+	CHECK_STR(log_text(logged_fd), "");
 	kill(pid, SIGKILL);
 	CHECK_EQ(waitpid(pid, NULL, 0), pid);
 	CHECK(await(0, 0) == -EPIPE);
@@ -742,8 +725,7 @@ int main(void)
 	int tap;
 
 	p = mmap(NULL, sizeof(*p), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	logged_fd = memfd_create("log", MFD_CLOEXEC);
-	log_set_fd(logged_fd, false);
+	logged_fd = log_capture();
 	if (p == MAP_FAILED || !mkdtemp(dir)) {
 		printf("FAIL all: %s\n", strerror(errno));
 		return 1;

@@ -29,8 +29,8 @@
 #include <linux/rtnetlink.h>
 #include <linux/virtio_net.h>
 
+#include "tests/unit/logged.h"
 #include "tests/unit/test.h"
-#include "vm/log.h"
 
 #define ETHERTYPE_TEST 0x88b5 /* for local experiments: IEEE 802 */
 #define HDR	       12     /* bytes before a frame */
@@ -73,26 +73,9 @@ static bool fresh(void)
 	return sock >= 0;
 }
 
-/* What was logged since the last call. */
-static const char *logged(void)
-{
-	static char text[1024];
-	ssize_t n = pread(logged_fd, text, sizeof(text) - 1, 0);
-
-	text[n > 0 ? n : 0] = '\0';
-	if (ftruncate(logged_fd, 0) || lseek(logged_fd, 0, SEEK_SET))
-		return "";
-	return text;
-}
-
 static bool says(const char *words)
 {
-	const char *text = logged();
-
-	if (strstr(text, words))
-		return true;
-	printf("  logged: %s", *text ? text : "nothing\n");
-	return false;
+	return log_says(logged_fd, words);
 }
 
 static struct ifreq ask(const char *name, unsigned long request, int value)
@@ -252,7 +235,7 @@ static void test_open_existing(void)
 	CHECK_EQ(tap_open(&tap, "there", NULL, 1), 0);
 	tap_close(&tap);
 	CHECK(is_up("there"));
-	CHECK_STR(logged(), "");
+	CHECK_STR(log_text(logged_fd), "");
 }
 
 static void test_open_header(void)
@@ -284,7 +267,7 @@ static void test_open_made(void)
 	CHECK_EQ(tap_open(&tap, "fifteen-letters", NULL, 1), 0);
 	CHECK(exists("fifteen-letters"));
 	tap_close(&tap);
-	CHECK_STR(logged(), "");
+	CHECK_STR(log_text(logged_fd), "");
 }
 
 static void test_open_queues(void)
@@ -305,7 +288,7 @@ static void test_open_queues(void)
 	CHECK_EQ(tap_open(&tap, "there", NULL, 1), 0);
 	CHECK_EQ(count("there", "queues", "tx-"), 1);
 	tap_close(&tap);
-	CHECK_STR(logged(), "");
+	CHECK_STR(log_text(logged_fd), "");
 }
 
 static void test_open_refused(void)
@@ -415,7 +398,7 @@ static void test_bridge(void)
 	CHECK_EQ(tap.mtu, 65521);
 	CHECK_EQ(ask(tap.name, SIOCGIFMTU, 0).ifr_mtu, 65521);
 	tap_close(&tap);
-	CHECK_STR(logged(), "");
+	CHECK_STR(log_text(logged_fd), "");
 }
 
 static void test_bridge_refused(void)
@@ -544,7 +527,7 @@ static void test_offloads(void)
 
 	/* None that the kernel can't know. */
 	CHECK_EQ(tap_set_offloads(&tap, TUN_F_CSUM | 1u << 31), -EINVAL);
-	CHECK_STR(logged(), "");
+	CHECK_STR(log_text(logged_fd), "");
 	tap_close(&tap);
 }
 
@@ -604,7 +587,7 @@ static void test_enable(void)
 	CHECK_EQ(tap_enable(&tap, 1), 0);
 	CHECK_EQ(tap_enable(&tap, 2), -EINVAL);
 	tap_close(&tap);
-	CHECK_STR(logged(), "");
+	CHECK_STR(log_text(logged_fd), "");
 }
 
 /* --- what others do to it --------------------------------------------------------------------- */
@@ -632,7 +615,7 @@ static void test_deleted(void)
 	}
 	CHECK_EQ(tap_set_offloads(&tap, 0), -EBADFD);
 	CHECK(tap_enable(&tap, 1) < 0);
-	CHECK_STR(logged(), "");
+	CHECK_STR(log_text(logged_fd), "");
 	CHECK_EQ(tap.enabled, 2);
 	CHECK_EQ(tap_set_mtu(&tap, 1400), -ENODEV);
 	CHECK(says("ENODEV"));
@@ -684,8 +667,7 @@ int main(void)
 		rmdir(sys);
 		return 0;
 	}
-	logged_fd = memfd_create("log", MFD_CLOEXEC);
-	log_set_fd(logged_fd, false);
+	logged_fd = log_capture();
 	RUN(test_open_existing);
 	RUN(test_open_header);
 	RUN(test_open_made);

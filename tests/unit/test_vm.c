@@ -2,7 +2,6 @@
 /* The VM and its vCPU threads over a KVM made of this file: construction, pause and resume, the end. */
 #include "tests/unit/test.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -329,18 +328,6 @@ static bool none_runs(void)
 	for (int i = 0; i < 20; i++)
 		a_moment();
 	return ran() == before;
-}
-
-static int open_fds(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	int n = 0;
-
-	while (dir && readdir(dir))
-		n++;
-	if (dir)
-		closedir(dir);
-	return n;
 }
 
 /*

@@ -4,7 +4,6 @@
  * through the transport's registers as a guest's driver would: which calls, in which order, with
  * which values, and what is left behind when any of them fails.
  */
-#include <dirent.h>
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -322,17 +321,6 @@ static bool logged(const char *words)
 	return strstr(log_text, words);
 }
 
-static unsigned int count_fds(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	unsigned int n = 0;
-
-	while (dir && readdir(dir))
-		n++;
-	closedir(dir);
-	return n;
-}
-
 #define GPA0  0x0ULL
 #define GPA1  0x100000000ULL
 #define SIZE0 0x200000ULL
@@ -493,7 +481,7 @@ static void create_claims_the_cid(void)
 		{ VHOST_VSOCK_SET_GUEST_CID, 0, 0x87654321 },
 	};
 	const uint8_t config[8] = { 0x21, 0x43, 0x65, 0x87 };
-	unsigned int fds = count_fds();
+	unsigned int fds = open_fds();
 
 	model_init(KERNEL_FEATURES);
 	dev = NULL;
@@ -521,7 +509,7 @@ static void create_claims_the_cid(void)
 	/* Never activated: nothing to ask of the kernel but to let go. */
 	CHECK_EQ(model.nr_calls, 4);
 	dev->ops->destroy(dev);
-	CHECK_EQ(count_fds(), fds);
+	CHECK_EQ(open_fds(), fds);
 }
 
 static void reserved_cids_are_refused(void)
@@ -556,7 +544,7 @@ static void create_says_what_to_do(void)
 		{ EACCES, "EACCES", "run as root" },
 		{ EMFILE, "EMFILE", "/dev/vhost-vsock" },
 	};
-	unsigned int fds = count_fds();
+	unsigned int fds = open_fds();
 
 	for (unsigned int i = 0; i < sizeof(opens) / sizeof(opens[0]); i++) {
 		model_init(KERNEL_FEATURES);
@@ -579,14 +567,14 @@ static void create_says_what_to_do(void)
 	CHECK_EQ(vsock_create(&dev, 42), -ENOTSUP);
 	log_take();
 	CHECK(logged("VERSION_1"));
-	CHECK_EQ(count_fds(), fds);
+	CHECK_EQ(open_fds(), fds);
 }
 
 static void create_undoes_itself(void)
 {
 	const char *const name[] = { "VHOST_SET_OWNER", "VHOST_GET_FEATURES",
 				     "VHOST_VSOCK_SET_GUEST_CID" };
-	unsigned int fds = count_fds();
+	unsigned int fds = open_fds();
 
 	/* Call 1 is the open. */
 	for (unsigned int at = 2; at <= 4; at++) {
@@ -599,7 +587,7 @@ static void create_undoes_itself(void)
 		log_take();
 		CHECK(logged(name[at - 2]) && logged("ENOMEM"));
 	}
-	CHECK_EQ(count_fds(), fds);
+	CHECK_EQ(open_fds(), fds);
 	CHECK(!model.broke_rule);
 }
 
@@ -886,7 +874,7 @@ static void a_new_machine_gets_its_own_ram(void)
 /* Should the kernel not stop, guest memory matters more than the CID. */
 static void a_kernel_that_does_not_stop(void)
 {
-	unsigned int fds = count_fds();
+	unsigned int fds = open_fds();
 
 	if (!setup(KERNEL_FEATURES))
 		return;
@@ -901,7 +889,7 @@ static void a_kernel_that_does_not_stop(void)
 	CHECK_EQ(model.nr_calls, 1);
 	driver_reset();
 	teardown();
-	CHECK_EQ(count_fds(), fds);
+	CHECK_EQ(open_fds(), fds);
 }
 
 static void stop_and_close_when_closed(void)
@@ -1262,7 +1250,7 @@ int main(void)
 	if (log_file < 0)
 		return 1;
 	log_set_fd(log_file, false);
-	fds = count_fds();
+	fds = open_fds();
 
 	RUN(create_claims_the_cid);
 	RUN(reserved_cids_are_refused);
@@ -1288,7 +1276,7 @@ int main(void)
 	RUN(damaged_state);
 
 	test_failed_now = 0;
-	CHECK_EQ(count_fds(), fds);
+	CHECK_EQ(open_fds(), fds);
 	test_failed += test_failed_now;
 	return TEST_RESULT();
 }
