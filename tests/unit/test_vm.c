@@ -113,7 +113,12 @@ static bool libc_fails(void)
 void *__real_calloc(size_t n, size_t size);
 void *__wrap_calloc(size_t n, size_t size)
 {
-	return libc_fails() ? NULL : __real_calloc(n, size);
+	/* A static C library calls itself through here, too, and looks at errno. */
+	if (libc_fails()) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	return __real_calloc(n, size);
 }
 
 void *__real_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset);
